@@ -1,0 +1,171 @@
+"""The command line: parse, one call, one printed result. It decides nothing.
+
+Only click is imported here; everything else is imported by the command that needs it, so
+that ``--help`` of each command answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_STAGES = {
+    "train": "Train the recipe's network with its method, under its budget.",
+    "prune": "Apply the masks and name every dead channel with its reason.",
+    "compact": "Cut dead channels out and prove that the outputs are equal.",
+    "quantize": "Plan the files' number formats and draw the calibration images.",
+    "export": "Write ONNX and TFLite files and check each against PyTorch.",
+    "profile": "Time each file, predict it for each target, and judge.",
+}
+
+
+class _Cli(click.Group):
+    """Shows the user's problems in a sentence; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; a problem of the user's ends with its exit code."""
+        from pipeline.core.errors import PareError
+
+        try:
+            return super().invoke(ctx)
+        except PareError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("error: interrupted.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pare", prog_name="pare")
+def main() -> None:
+    """Turn an image network and a list of devices into proved ONNX and TFLite files."""
+    # Progress bars and tables are UTF-8; a terminal set otherwise must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all commands on a recipe share."""
+    decorators = [
+        click.option("--target", "targets", multiple=True, metavar="NAME", help="Device, or path of a target file; repeat for several. Replaces the recipe's."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value, such as budget.weights=0.05; repeatable."),
+        click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/<recipe name>]"),
+        click.option("--resume/--fresh", default=True, help="Go on from what is finished, or start over.  [default: resume]"),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+@main.command()
+@click.argument("recipe", default="quickstart")
+@_run_options
+def run(recipe: str, **options: Any) -> None:
+    """Run a RECIPE (a name that ships, or a TOML file) from training to verdicts.
+
+    Without RECIPE the built-in quickstart runs: handwritten digits, three devices. Finished
+    stages are skipped. Exit code 2: a problem you can solve; 3: a target has no file that fits.
+    """
+    _execute(recipe, until=None, **options)
+
+
+def _stage_command(name: str, text: str) -> click.Command:
+    @click.argument("run_or_recipe", default="quickstart")
+    @_run_options
+    def command(run_or_recipe: str, **options: Any) -> None:
+        _execute(run_or_recipe, until=name, **options)
+
+    command.__doc__ = (
+        f"{text}\n\nRUN_OR_RECIPE is the folder of a run, a recipe that ships, or a TOML "
+        "file. Stages before this one run first where they are not finished."
+    )
+    return click.command(name=name)(command)
+
+
+for _name, _text in _STAGES.items():
+    main.add_command(_stage_command(_name, _text))
+
+
+def _execute(
+    source: str,
+    *,
+    until: str | None,
+    targets: tuple[str, ...],
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    from pipeline.cli.running import execute
+
+    execute(
+        source, until=until, targets=targets, overrides=overrides, out=out, fresh=not resume, quiet=quiet
+    )
+
+
+@main.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def report(folder: Path) -> None:
+    """Write the report of RUN again: report.html, report.md and report.json."""
+    from pipeline.report import write
+
+    write(folder)
+    click.echo(folder / "report.html")
+
+
+@main.command("list")
+@click.argument(
+    "what",
+    type=click.Choice(["methods", "models", "data", "targets", "quantizers", "exporters", "recipes"]),
+)
+def list_(what: str) -> None:
+    """List what there is, with a line on each."""
+    from pipeline.cli.listing import listing
+
+    _print_pairs(listing(what))
+
+
+@main.group()
+def targets() -> None:
+    """Look at the devices files are made for."""
+
+
+@targets.command("list")
+def targets_list() -> None:
+    """List the targets that ship."""
+    from pipeline.cli.listing import listing
+
+    _print_pairs(listing("targets"))
+
+
+@targets.command("show")
+@click.argument("name")
+def targets_show(name: str) -> None:
+    """Show a target (NAME or path) with the source of every figure."""
+    from pipeline.cli.listing import target_lines
+
+    click.echo("\n".join(target_lines(name)))
+
+
+@main.command()
+def doctor() -> None:
+    """Show the version of every engine, what is missing, and how to install it."""
+    from pipeline.cli.doctor import examine
+
+    lines, whole = examine()
+    click.echo("\n".join(lines))
+    if not whole:
+        raise click.exceptions.Exit(2)
+
+
+def _print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(key) for key, _ in pairs)
+    for key, text in pairs:
+        click.echo(f"{key:<{width}}  {text}")

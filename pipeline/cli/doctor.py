@@ -1,0 +1,56 @@
+"""What is installed, what is missing, and the command that installs it."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+
+# What each part of the way needs, and the extra that brings it.
+_NEEDS = {
+    "train, prune, compact": ("", ["torch", "torchvision", "lightning-fabric", "safetensors"]),
+    "data": ("", ["numpy", "pillow", "scikit-learn"]),
+    "ONNX": ("", ["onnx", "onnxscript", "onnxruntime"]),
+    "TFLite": (
+        "tflite",
+        ["tensorflow", "tf-keras", "onnx2tf", "onnx-graphsurgeon", "sng4onnx", "psutil", "ai-edge-litert"],
+    ),
+    "report": ("", ["matplotlib", "jinja2", "rich"]),
+}  # fmt: skip
+
+
+def examine() -> tuple[list[str], bool]:
+    """Return the findings as lines, and whether nothing is missing."""
+    lines = [f"pare {_version('pare')}, Python {platform.python_version()}, {platform.platform()}"]
+    whole = True
+    for part, (extra, names) in _NEEDS.items():
+        found = {name: _version(name) for name in names}
+        missing = [name for name, installed in found.items() if installed is None]
+        shown = ", ".join(f"{name} {installed}" for name, installed in found.items() if installed)
+        lines.append(f"{'ok     ' if not missing else 'MISSING'}  {part}: {shown}")
+        if missing:
+            whole = False
+            package = f"pare[{extra}]" if extra else "pare"
+            lines.append(f"         missing: {', '.join(missing)}")
+            lines.append(f'         install: {sys.executable} -m pip install "{package}"')
+    return [*lines, *_too_old()], whole
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _too_old() -> list[str]:
+    """Return a line for each dependency that is installed but does not satisfy pare's bounds."""
+    from packaging.requirements import Requirement
+
+    lines = []
+    for text in requires("pare") or []:
+        need = Requirement(text)
+        installed = _version(need.name)
+        if installed and not need.specifier.contains(installed, prereleases=True):
+            lines.append(f"CONFLICT {need.name} {installed} is installed, pare needs {need.specifier}")
+    return lines

@@ -1,0 +1,89 @@
+"""The tables at the end of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_report(console: Console, report: dict[str, Any], folder: Path) -> None:
+    """Print the files, the verdict of each target, and where the report is."""
+    console.print(_files(report))
+    console.print(_targets(report))
+    console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
+
+
+def _files(report: dict[str, Any]) -> Table:
+    table = Table(title="Files", title_justify="left", expand=False)
+    for name in ("file", "format", "scheme"):
+        table.add_column(name)
+    for name in ("bytes", "gzip", "top-1", "parity", "host median ms", "p90 ms"):
+        table.add_column(name, justify="right")
+    for entry in report["files"]:
+        table.add_row(*file_cells(entry))
+    return table
+
+
+def file_cells(entry: dict[str, Any]) -> list[str]:
+    """Return the cells of one file's row; a missing figure is a dash, never a zero."""
+    head = [entry["file"], entry["format"], entry["scheme"]]
+    if entry["state"] == "refused":
+        return [*head, "-", "-", "-", "refused", "-", "-"]
+    parity = entry["parity"]
+    timing = entry.get("latency") or []
+    first = timing[0] if timing else None
+    return [
+        *head,
+        f"{entry['bytes']:,}",
+        f"{entry['gzip_bytes']:,}",
+        f"{parity['top1']['value']:.2%}",
+        parity_text(entry),
+        f"{first['median']['value']:.3f}" if first else "-",
+        f"{first['p90']['value']:.3f}" if first and first["p90"] else "-",
+    ]
+
+
+def parity_text(entry: dict[str, Any]) -> str:
+    """Say how far a file is from PyTorch: by difference if float, in steps if integer."""
+    parity = entry["parity"]
+    agreement = f"{parity['agreement']:.1%} agree"
+    if parity["max_steps"] is not None:
+        text = f"{parity['max_steps']:.1f} steps, {agreement}"
+    elif parity["max_abs_difference"] is not None:
+        text = f"{parity['max_abs_difference']:.1e}, {agreement}"
+    else:
+        text = f"not finite, {agreement}"
+    return text if entry["state"] == "made" else f"REJECTED {text}"
+
+
+def _targets(report: dict[str, Any]) -> Table:
+    table = Table(title="Targets", title_justify="left", expand=False)
+    for name in ("target", "file", "fits", "predicted latency", "peak RAM", "why"):
+        table.add_column(name, overflow="fold")
+    for target in report["targets"]:
+        rows = [row for row in target["files"] if row["file"] == target["chosen"]]
+        row = rows[0] if rows else None
+        table.add_row(
+            target["id"],
+            target["chosen"] or "none",
+            "yes" if target["chosen"] else "NO",
+            latency_text(row) if row else "-",
+            f"{row['peak_ram']['value']:.3g} MB" if row else "-",
+            target["why"],
+        )
+    return table
+
+
+def latency_text(row: dict[str, Any]) -> str:
+    """Return the prediction with its interval, or the bound, said to be one."""
+    predicted, bound = row["predicted"], row["bound"]
+    if predicted:
+        low, high = predicted["spread"]
+        note = ", extrapolated" if predicted["conditions"].get("extrapolated") else ""
+        return f"{predicted['value']:.2g} ms ({low:.2g} to {high:.2g}{note})"
+    if bound:
+        return f"at least {bound['value']:.2g} ms (bound)"
+    return "not predictable"

@@ -1,0 +1,213 @@
+"""One recipe says what to do: the network, the data, the method, the budget, the targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, Field
+
+from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError, unknown
+from pipeline.core.plugins import DATA, METHODS, MODELS, Room
+from pipeline.core.record import Record, digest, parse, read_toml
+from pipeline.core.target import Target
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+class Choice(Record):
+    """A plug-in by its key; every other key of the table is one of its own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plug-in's own options as written, checked by the plug-in itself."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ModelChoice(Choice):
+    """The network, and the trained weights to start from, if any."""
+
+    checkpoint: str | None = None
+
+
+class DataChoice(Choice):
+    """The images; where no validation folder exists a part of train is split off."""
+
+    validation_fraction: float = Field(default=0.15, gt=0, lt=1)
+
+
+class TrainOptions(Record):
+    """How the one training loop runs, whatever the method."""
+
+    epochs: int = Field(default=40, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: list[float] = [0.5, 0.75]
+    gamma: float = Field(default=0.1, gt=0, le=1)
+    warmup_epochs: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    augment: bool = True
+    deterministic: bool = True
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = Field(default=1, ge=1)
+    strategy: str = "auto"
+
+
+class QuantizeOptions(Record):
+    """Calibration of the integer schemes; which schemes are made follows from the targets."""
+
+    calibration_images: int = Field(default=200, ge=1)
+    calibration_seed: int = 0
+
+
+class ExportOptions(Record):
+    """How the files are written and what they must reach to be offered."""
+
+    opset: int = Field(default=18, ge=18)
+    max_float_difference: float = Field(default=1e-4, gt=0)
+    min_agreement: float = Field(default=0.9, ge=0, le=1)
+    converter_timeout_s: float = Field(default=900, gt=0)
+
+
+class ProfileOptions(Record):
+    """How latency is measured on this machine."""
+
+    warmup_runs: int = Field(default=10, ge=1)
+    warmup_s: float = Field(default=0.2, ge=0)
+    runs: int = Field(default=100, ge=100)
+    threads: list[int] = Field(default=[1, 2], min_length=1)
+
+
+class Recipe(Record):
+    """Everything a run is made of.
+
+    Written as TOML, one table a part; ``Recipe.load`` reads a file or a recipe that ships.
+
+    >>> Recipe.load("quickstart").method.name
+    'reparam'
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    targets: list[str] = []
+    model: ModelChoice
+    data: DataChoice
+    method: Choice = Choice(name="dense")
+    budget: Budget = Budget()
+    train: TrainOptions = TrainOptions()
+    quantize: QuantizeOptions = QuantizeOptions()
+    export: ExportOptions = ExportOptions()
+    profile: ProfileOptions = ProfileOptions()
+
+    @classmethod
+    def load(cls, source: str | Path = "quickstart", overrides: Iterable[str] = ()) -> Recipe:
+        """Read a recipe from a file, or one that ships by its name.
+
+        Args:
+            source: path of a TOML file, or the name of a shipped recipe.
+            overrides: ``"table.key=value"``, values in TOML or plain text.
+
+        Raises:
+            PareError: no such recipe, unknown key, or a value that is not allowed.
+        """
+        path = _find(source)
+        values = read_toml(path)
+        for text in overrides:
+            values = _with_override(values, text)
+        values.setdefault("name", path.stem)
+        recipe = parse(cls, values, str(path))
+        recipe.check(str(path))
+        return recipe
+
+    def check(self, where: str = "recipe") -> None:
+        """Refuse names that no room and no folder holds, before any work starts.
+
+        Raises:
+            PareError: unknown model, data set, method or target ("did you mean").
+        """
+        _check_listed(MODELS, self.model.name, where)
+        _check_listed(DATA, self.data.name, where)
+        _check_listed(METHODS, self.method.name, where)
+        for name in self.targets:
+            Target.load(name)
+
+    def to_toml(self) -> str:
+        """Write the recipe with every default spelled out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+    def part(self, names: Iterable[str]) -> dict[str, Any]:
+        """Return the named parts as plain data, for the key of a stage."""
+        return self.model_dump(mode="json", include=set(names))
+
+
+def shipped() -> dict[str, Path]:
+    """Return the recipes that ship, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Digest what a recipe names outside itself: a data folder and a checkpoint file.
+
+    A folder is known by the path, size and time of every file in it; nothing is read.
+    """
+    found: list[Any] = []
+    paths = [recipe.data.name.partition(":")[2], recipe.data.options.get("root"), recipe.model.checkpoint]
+    for path in (Path(text).expanduser() for text in paths if text):
+        if path.is_file():
+            files = [path]
+        elif path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.is_file())
+        else:
+            continue
+        found.append([[str(p), (s := p.stat()).st_size, s.st_mtime_ns] for p in files])
+    return digest(found)
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    recipes = shipped()
+    if str(source) not in recipes:
+        raise unknown("recipe", str(source), recipes)
+    return recipes[str(source)]
+
+
+def _check_listed(room: Room, key: str, where: str) -> None:
+    plugins = room.plugins()
+    head, colon, _ = key.partition(":")
+    if colon or head in plugins or head.replace("-", "_") in plugins:
+        return
+    raise PareError(f"{where}: {unknown(room.kind, key, plugins)}")
+
+
+def _with_override(values: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return a copy of ``values`` with one ``a.b=c`` applied."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise PareError(f"--set {text!r} is not of the form table.key=value.")
+    try:
+        parsed = tomllib.loads(f"v = {value}")["v"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    head, _, rest = key.partition(".")
+    if not rest:
+        return {**values, head: parsed}
+    table = values.get(head, {})
+    if not isinstance(table, Mapping):
+        raise PareError(f"--set {text!r}: {head!r} is a value, not a table.")
+    return {**values, head: _with_override(table, f"{rest}={value}")}

@@ -1,0 +1,353 @@
+"""One target file says what a device can take, and where each of its figures comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.core.errors import unknown
+from pipeline.core.record import Record, parse, read_toml
+
+Dtype = Literal["fp32", "fp16", "dynamic", "int8"]
+"""What a file computes in; ``dynamic`` is 8-bit weights with float activations."""
+
+Format = Literal["onnx", "tflite"]
+Granularity = Literal["per-channel", "per-tensor"]
+FigureBasis = Literal["vendor", "measured", "fitted", "derived", "assumed"]
+
+_PACKAGE = Path(__file__).parent.parent
+
+# The end of a key is its unit, longest first so that `memcpy_mb_s` isn't read as seconds.
+_UNITS = {
+    "_macs_per_cycle": "MAC/cycle",
+    "_gmac_s": "GMAC/s",
+    "_mb_s": "MB/s",
+    "_gb_s": "GB/s",
+    "_gops": "GOP/s",
+    "_mhz": "MHz",
+    "_pct": "%",
+    "_mb": "MB",
+    "_kb": "KB",
+    "_ms": "ms",
+    "_us": "us",
+    "_w": "W",
+}
+
+
+def _not_negative(figure: Figure) -> Figure:
+    if figure.value < 0:
+        raise ValueError("a physical figure is not negative")
+    return figure
+
+
+class Figure(Record):
+    """A physical figure, which is nothing without its basis and its source.
+
+    >>> print(Figure(value=2325, basis="measured", source="sbc-bench"))
+    2325 (measured: sbc-bench)
+    """
+
+    value: int | float
+    basis: FigureBasis
+    source: str = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"{self.value:g} ({self.basis}: {self.source})"
+
+
+Quantity = Annotated[Figure, AfterValidator(_not_negative)]
+
+
+class FigureRow(NamedTuple):
+    """One figure of a target as ``pare targets show`` prints it."""
+
+    key: str
+    value: int | float
+    unit: str
+    basis: str
+    source: str
+
+
+class Platform(Record):
+    """What the container and the files are built for."""
+
+    os: str
+    arch: str | None = None
+    variant: str | None = None
+    triple: str | None = None
+    docker_platform: str | None = None
+    libc: str | None = None
+    android_abi: str | None = None
+
+
+class Cluster(Record):
+    """Cores of one kind. MACs a cycle are those of one core, in its widest instruction."""
+
+    core: str
+    count: Quantity
+    freq_mhz: Quantity
+    isa: tuple[str, ...] = ()
+    fp32_macs_per_cycle: Quantity | None = None
+    int8_macs_per_cycle: Quantity | None = None
+
+
+class Cpu(Record):
+    """The clusters, fastest first, and the mask of the cores that are used."""
+
+    affinity_mask: str | None = Field(default=None, pattern=r"^0x[0-9a-f]+$")
+    clusters: tuple[Cluster, ...] = Field(min_length=1)
+
+
+class Memory(Record):
+    """Sizes in MB of 10^6 bytes (caches: KB of 1024), rates as tinymembench prints them.
+
+    ``memcpy_mb_s`` counts one direction: the bus carries twice as much.
+    """
+
+    ram_mb: Quantity | None = None
+    budget_mb: Quantity | None = None
+    memcpy_mb_s: Quantity | None = None
+    memset_mb_s: Quantity | None = None
+    cache_l2_kb: Quantity | None = None
+
+
+class Accelerator(Record):
+    """A unit beside the CPU. Its peak bounds a latency and never predicts one.
+
+    ``peak_gops`` by dtype, in operations: a MAC is two.
+    """
+
+    name: str
+    kind: Literal["npu", "gpu", "dsp"]
+    peak_gops: dict[Dtype, Quantity] = Field(default_factory=dict)
+    host_link: str | None = None
+    sram_kb: Quantity | None = None
+    on_fail: Literal["cpu", "reject"] = "cpu"
+
+
+class Storage(Record):
+    """What one file may weigh, in MB of 10^6 bytes."""
+
+    model_max_mb: Quantity | None = None
+
+
+class Power(Record):
+    """Board power; what is unknown is absent."""
+
+    idle_w: Quantity | None = None
+    load_w: Quantity | None = None
+
+
+class Decision(Record):
+    """A table of limits the product's owner chose; one basis and source for all of them."""
+
+    basis: FigureBasis
+    source: str = Field(min_length=1)
+
+
+class Ops(Record):
+    """Operators by the names of the file's format (``CONV_2D``, ``Conv``)."""
+
+    deny: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+
+
+class Constraints(Decision):
+    """What a file must look like to be taken at all.
+
+    Attributes:
+        int8_granularity: allowed scales of integer weights, the preferred one first;
+            absent means any.
+        max_peak_activation_mb: limit on the planned arena, weights not counted.
+        ops: operators refused, or the only ones taken.
+    """
+
+    formats: tuple[Format, ...] = Field(min_length=1)
+    dtypes: tuple[Dtype, ...] = Field(min_length=1)
+    int8_granularity: tuple[Granularity, ...] | None = None
+    static_shapes: bool = False
+    batch: int | None = Field(default=None, ge=1)
+    io_dtypes: tuple[str, ...] | None = None
+    input_max_hw: tuple[int, int] | None = None
+    max_peak_activation_mb: float | None = Field(default=None, gt=0)
+    ops: Ops = Ops()
+
+
+class RuntimeFact(Record):
+    """An inference engine that runs on the device."""
+
+    name: Literal["litert", "onnxruntime"]
+    version: str | None = None
+    unit: Literal["cpu"] = "cpu"
+    threads: tuple[int, ...] = Field(min_length=1)
+    default_threads: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _default_is_offered(self) -> RuntimeFact:
+        if self.default_threads not in self.threads:
+            raise ValueError(f"default_threads must be one of threads {list(self.threads)}")
+        return self
+
+
+class Calibration(Record):
+    """Two effective rates of one (runtime, dtype, threads): t = MACs / R + bytes / B.
+
+    Attributes:
+        runtime: ``xnnpack`` runs TFLite files, ``onnxruntime`` ONNX files.
+        threads: absent where the source doesn't say; then it stands for the default.
+        loo_mape_pct: leave-one-model-out error. Above 48 % the interval that follows
+            from it has no finite upper end, and the rates are no calibration.
+        macs_min: MACs of the smallest calibrating model; beyond it is extrapolation.
+        macs_max: MACs of the largest one.
+    """
+
+    runtime: Literal["xnnpack", "onnxruntime"]
+    dtype: Dtype
+    threads: int | None = Field(default=None, ge=1)
+    unit: Literal["cpu"] = "cpu"
+    r_gmac_s: float = Field(gt=0)
+    b_gb_s: float = Field(gt=0)
+    overhead_us: float = Field(default=0, ge=0)
+    n_models: int | None = Field(default=None, ge=1)
+    loo_mape_pct: float | None = Field(default=None, gt=0, le=48)
+    macs_min: float | None = Field(default=None, gt=0)
+    macs_max: float | None = Field(default=None, gt=0)
+    basis: FigureBasis
+    source: str = Field(min_length=1)
+
+
+class Budgets(Decision):
+    """What the product grants one network on this device; ``None`` means unlimited.
+
+    Sizes in MB of 10^6 bytes; ``accuracy_drop_pct`` in points of top-1.
+    """
+
+    latency_p90_ms: float | None = Field(default=None, gt=0)
+    model_mb: float | None = Field(default=None, gt=0)
+    peak_ram_mb: float | None = Field(default=None, gt=0)
+    accuracy_drop_pct: float | None = Field(default=None, ge=0)
+
+
+class Profile(Record):
+    """How to measure on the device itself."""
+
+    warmup_runs: int = Field(default=10, ge=1)
+    warmup_min_s: float = Field(default=0.5, ge=0)
+    min_runs: int = Field(default=100, ge=64)
+    min_s: float = Field(default=10, ge=0)
+    max_s: float = Field(default=120, gt=0)
+    cooldown_s: float = Field(default=30, ge=0)
+    max_temp_c: float | None = None
+
+
+class Transport(Record):
+    """How to reach the device; names of environment variables, never secrets."""
+
+    kind: Literal["local", "ssh", "adb"]
+    host_env: str | None = None
+    serial_env: str | None = None
+    known_hosts: str | None = None
+
+
+class ReferenceLatency(Record):
+    """A published row to compare with. Published tables hold outliers: never a truth."""
+
+    model: str
+    dtype: Dtype
+    threads: int | None = None
+    unit: Literal["cpu", "npu"] = "cpu"
+    ms: float = Field(gt=0)
+    basis: FigureBasis
+    source: str = Field(min_length=1)
+
+
+class Target(Record):
+    """Everything known of a device, and everything it demands of a file.
+
+    >>> Target.load("raspberry-pi-4b").constraints.formats
+    ('tflite', 'onnx')
+    """
+
+    schema_: Literal["edge-target/1"] = Field(alias="schema")
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str
+    class_: Literal["sbc", "mobile", "smart-camera", "on-sensor", "mcu"] = Field(alias="class")
+    platform: Platform
+    cpu: Cpu | None = None
+    memory: Memory = Memory()
+    accelerator: Accelerator | None = None
+    storage: Storage = Storage()
+    power: Power = Power()
+    constraints: Constraints
+    runtimes: tuple[RuntimeFact, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
+    budgets: Budgets | None = None
+    profile: Profile = Profile()
+    transport: Transport | None = None
+    reference_latencies: tuple[ReferenceLatency, ...] = ()
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Target:
+        """Read a target file, or one that ships by its name.
+
+        Raises:
+            PareError: no such target, an unknown key, or a value that is not allowed.
+        """
+        path = Path(name_or_path)
+        if path.suffix != ".toml":
+            known = shipped()
+            if str(name_or_path) not in known:
+                raise unknown("target", str(name_or_path), known)
+            path = known[str(name_or_path)]
+        return parse(cls, read_toml(path), str(path))
+
+    def figures(self) -> list[FigureRow]:
+        """List every figure with its unit, basis and source, in the file's order."""
+        return list(_walk("", self.model_dump(by_alias=True, exclude_none=True)))
+
+    def runtime_for(self, format: Format) -> RuntimeFact | None:  # noqa: A002
+        """Return the engine that runs files of ``format`` here, if there is one."""
+        name = "litert" if format == "tflite" else "onnxruntime"
+        return next((runtime for runtime in self.runtimes if runtime.name == name), None)
+
+
+def shipped() -> dict[str, Path]:
+    """Return the targets that ship, by name."""
+    installed = _PACKAGE / "_targets"
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "targets"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def unit_of(key: str) -> str:
+    """Return the unit a key carries in its name.
+
+    >>> unit_of("memory.memcpy_mb_s")
+    'MB/s'
+    >>> unit_of("cpu.clusters.0.count")
+    ''
+    """
+    parts = key.split(".")
+    for part in (parts[-1], *parts[-2:-1]):  # peak_gops.int8: the unit is the table's
+        for suffix, unit in _UNITS.items():
+            if f"_{part}".endswith(suffix):
+                return unit
+    return ""
+
+
+def _walk(path: str, value: Any) -> Iterator[FigureRow]:
+    """Yield the figures below ``value``: inline tables, and rows that share a source."""
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _walk(f"{path}.{index}", item)
+    elif isinstance(value, dict) and value.keys() == {"value", "basis", "source"}:
+        yield FigureRow(path, value["value"], unit_of(path), value["basis"], value["source"])
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            below = f"{path}.{key}" if path else key
+            if "source" in value and unit_of(below) and isinstance(item, int | float):
+                yield FigureRow(below, item, unit_of(below), value["basis"], value["source"])
+            else:
+                yield from _walk(below, item)

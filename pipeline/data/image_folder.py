@@ -1,0 +1,196 @@
+"""Images in class folders, as image-folder:PATH with train/, test/ and perhaps validation/."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+
+from pipeline.core.errors import PareError
+from pipeline.core.record import Record
+from pipeline.data import Augmentation, Dataset, Split, split_off, statistics
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
+
+
+class ImageFolder:
+    """``PATH/train/<class>/*`` and ``PATH/test/<class>/*``; images are decoded once.
+
+    ``PATH/validation`` (or ``val``) is used where it exists; otherwise a part of train is
+    split off, class by class, with a fixed seed.
+    """
+
+    class Params(Record):
+        """Options of the data table.
+
+        Attributes:
+            size: height and width after resizing; by default those of the first image.
+            color: three channels, or one.
+            on_corrupt: refuse a folder with an unreadable image, or skip and count them.
+            per_class: use only the first images of each class of the training split, by
+                file name (0: all).
+            flip: mirror training images; ``shift``: translate them by up to so many pixels
+                (by default an eighth of the size).
+            max_gigabytes: refuse folders that would not fit in memory when decoded.
+        """
+
+        size: int | None = Field(default=None, ge=1, le=4096)
+        color: Literal["rgb", "grey"] = "rgb"
+        on_corrupt: Literal["refuse", "skip"] = "refuse"
+        per_class: int = Field(default=0, ge=0)
+        flip: bool = True
+        shift: int | None = Field(default=None, ge=0)
+        max_gigabytes: float = Field(default=8.0, gt=0)
+
+    @staticmethod
+    def load(params: Params, argument: str | None, validation_fraction: float) -> Dataset:
+        """Decode the folder.
+
+        Raises:
+            PareError: the folder is missing, empty, has one class, classes that differ
+                between the splits, corrupt images, or too many for the memory.
+        """
+        if not argument:
+            raise PareError("data.name = 'image-folder' needs a folder: image-folder:PATH.")
+        root = Path(argument).expanduser()
+        classes = _classes(_existing(root / "train"))
+        held_out = next((p for p in (root / "validation", root / "val") if p.is_dir()), None)
+        folders = [root / "train", _existing(root / "test"), *([held_out] if held_out else [])]
+        files = [_files(folder, classes) for folder in folders]
+        files[0] = _first(files[0], params.per_class)
+        size = params.size or _size_of_first(files[0], params)
+        _check_memory(sum(len(part) for part in files), size, params)
+        decoded = [_decode(part, size, params) for part in files]
+        train, test = decoded[0][0], decoded[1][0]
+        if held_out:
+            validation = decoded[2][0]
+        else:
+            train, validation = split_off(train, validation_fraction, seed=1)
+        skipped = sum(part[1] for part in decoded)
+        mean, std = statistics(train.images)
+        return Dataset(
+            name=root.name,
+            classes=classes,
+            train=train,
+            validation=validation,
+            test=test,
+            mean=mean,
+            std=std,
+            augmentation=Augmentation(
+                shift=size // 8 if params.shift is None else params.shift, flip=params.flip
+            ),
+            note=f"{skipped} corrupt images skipped" if skipped else "",
+        )
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise PareError(
+            f"no folder {folder}. An image folder holds train/<class>/ and test/<class>/."
+        )
+    return folder
+
+
+def _classes(train: Path) -> list[str]:
+    names = sorted(p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise PareError(f"{train} is empty: it should hold one folder per class.")
+    if len(names) == 1:
+        raise PareError(f"{train} has one class only ({names[0]!r}). At least two are needed.")
+    return names
+
+
+def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """List images with their labels, in a fixed order."""
+    found = []
+    for label, name in enumerate(classes):
+        place = folder / name
+        listed = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else []
+        if not listed:
+            raise PareError(
+                f"no image of class {name!r} in {place}. Every class of train/ needs images in "
+                "each split."
+            )
+        found += [(path, label) for path in listed]
+    return found
+
+
+def _first(files: list[tuple[Path, int]], per_class: int) -> list[tuple[Path, int]]:
+    if not per_class:
+        return files
+    seen: dict[int, int] = {}
+    kept = []
+    for path, label in files:
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= per_class:
+            kept.append((path, label))
+    return kept
+
+
+def _size_of_first(files: list[tuple[Path, int]], params: ImageFolder.Params) -> int:
+    for path, _ in files:
+        try:
+            with Image.open(path) as image:
+                return min(image.size)
+        except (OSError, Image.DecompressionBombError) as error:
+            if params.on_corrupt == "refuse":
+                raise _corrupt([path]) from error
+    raise PareError("no readable image in the training split.")
+
+
+def _check_memory(count: int, size: int, params: ImageFolder.Params) -> None:
+    gigabytes = count * size * size * (3 if params.color == "rgb" else 1) / 1e9
+    if gigabytes > params.max_gigabytes:
+        raise PareError(
+            f"{count} images of {size}x{size} need {gigabytes:.1f} GB of memory, over "
+            f"data.max_gigabytes = {params.max_gigabytes}. Choose a smaller data.size."
+        )
+
+
+def _decode(
+    files: list[tuple[Path, int]], size: int, params: ImageFolder.Params
+) -> tuple[Split, int]:
+    """Decode a split; return it with the number of images that were skipped."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        pixels = list(pool.map(lambda item: _read(item[0], size, params.color), files, chunksize=64))
+    bad = [path for (path, _), image in zip(files, pixels, strict=True) if image is None]
+    if bad and params.on_corrupt == "refuse":
+        raise _corrupt(bad)
+    kept = [(image, label) for (_, label), image in zip(files, pixels, strict=True) if image is not None]
+    if len({label for _, label in kept}) < len({label for _, label in files}):
+        raise PareError(f"a class has only corrupt images, such as {bad[0]}. Replace them.")
+    images = torch.from_numpy(np.stack([image for image, _ in kept])).permute(0, 3, 1, 2)
+    return Split(images.contiguous(), torch.tensor([label for _, label in kept])), len(bad)
+
+
+def _read(path: Path, size: int, color: str) -> np.ndarray | None:  # type: ignore[type-arg]  # uint8 [h, w, c]
+    """Decode one image to ``[size, size, c]``: shorter side resized, centre cropped."""
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB" if color == "rgb" else "L")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if image.size != (size, size):
+        scale = size / min(image.size)
+        wide, high = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        left, top = (wide - size) // 2, (high - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+    array = np.asarray(image, dtype=np.uint8)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
+def _corrupt(paths: Sequence[Path]) -> PareError:
+    shown = ", ".join(str(path) for path in paths[:3])
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return PareError(
+        f"{len(paths)} corrupt image{'s' * (len(paths) > 1)}: {shown}{more}. Replace them, or set "
+        'data.on_corrupt = "skip" to leave them out and count them.'
+    )

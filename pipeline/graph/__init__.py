@@ -1,0 +1,1 @@
+"""The network as a graph: trace, channels, coupling, surgery, counting, equivalence."""

@@ -1,0 +1,161 @@
+"""Which channels are live, which are constant, which are needed: an abstract interpretation.
+
+One sweep forward finds, in evaluation mode, every channel whose value does not depend on the
+image, and its constant; one sweep backward finds what the output reads. The dead test is
+``any(w != 0)``, never a sum: a filter of +1 and -1 is alive. Constants do not depend on what
+is needed, so the two sweeps are the fixed point.
+
+Source:
+    Exact recipe and its cases: the exactness matrix of the project's compaction tests.
+    Effective sparsity: Vysogorets & Kempe, JMLR 24(99), 2023, arXiv:2107.02306.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from pipeline.graph.rules import Call, Channels, Rule, Slots, calls, is_channel_value
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """The state of every channel value of a graph.
+
+    Attributes:
+        calls: the calls in order, each with its rule.
+        states: what is known of each value's channels.
+        needed: boolean ``[c]`` per value; true where the output reads the channel.
+        pinned: values whose width is part of the interface.
+    """
+
+    calls: list[tuple[Call, Rule]]
+    states: dict[fx.Node, Channels]
+    needed: dict[fx.Node, Tensor]
+    pinned: list[fx.Node]
+
+    def is_constant_everywhere(self) -> bool:
+        """Tell whether no channel of any pinned output depends on the image."""
+        outputs = [node for node in self.pinned if node.op != "placeholder"]
+        return bool(outputs) and not any(self.states[node].live.any() for node in outputs)
+
+
+@torch.no_grad()
+def analyse(graph: fx.GraphModule) -> Liveness:
+    """Interpret a traced graph forward and backward.
+
+    Args:
+        graph: from ``trace``; its nodes carry shapes.
+    """
+    found = calls(graph)
+    pinned = _pinned(graph, [call.node for call, _ in found])
+    states = {
+        node: Channels.all_live(node.meta["shape"][1])
+        for node in graph.graph.nodes
+        if node.op == "placeholder" and is_channel_value(node)
+    }
+    for call, rule in found:
+        states[call.node] = rule.forward(call, [states[node] for node in call.inputs])
+    needed = {node: torch.zeros(state.width, dtype=torch.bool) for node, state in states.items()}
+    for node in pinned:
+        needed[node] = torch.ones_like(needed[node])
+    for call, rule in reversed(found):
+        reads = rule.needs(
+            call, [states[n] for n in call.inputs], states[call.node], needed[call.node]
+        )
+        for node, read in zip(call.inputs, reads, strict=True):
+            needed[node] = needed[node] | read
+    return Liveness(found, states, needed, pinned)
+
+
+def couple(liveness: Liveness) -> tuple[dict[fx.Node, Tensor], Slots]:
+    """Return the group of every channel of every value, and the slots behind them.
+
+    Channels of one group must leave together: they are tied by adds, products, batch norm,
+    depthwise convolutions, or are columns of one flattened channel.
+    """
+    slots = Slots()
+    numbers: dict[fx.Node, Tensor] = {}
+    for node, state in liveness.states.items():
+        if node.op == "placeholder":
+            numbers[node] = slots.fresh(state.width)
+    for call, rule in liveness.calls:
+        numbers[call.node] = rule.couple(call, [numbers[n] for n in call.inputs], slots)
+    for node in liveness.pinned:
+        slots.pin(numbers[node])
+    return {node: slots.groups(tensor) for node, tensor in numbers.items()}, slots
+
+
+def effective_masks(
+    graph: fx.GraphModule, masks: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Mark the kept weights that lie on a path from the image to the output.
+
+    Biases and batch norm are ignored, as in the definition of effective sparsity: a unit
+    fed by nothing but its bias passes no signal on.
+
+    Args:
+        graph: a traced network; only its structure is used.
+        masks: boolean mask of each prunable weight, by parameter name.
+
+    Returns:
+        Boolean masks of the same shapes, each a subset of its mask.
+    """
+    bare = _without_constants(graph, masks)
+    liveness = analyse(bare)
+    effective = {name: mask.clone() for name, mask in masks.items()}
+    for call, _ in liveness.calls:
+        name = f"{call.node.target}.weight"
+        if name not in masks or len(call.inputs) != 1:
+            continue
+        out = liveness.needed[call.node] & liveness.states[call.node].live
+        live = liveness.states[call.inputs[0]].live
+        effective[name] = masks[name] & _pairs(out, live, call.module)
+    return effective
+
+
+def _pairs(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
+    """Return ``[out, in / groups, ...]``: which weights join a needed and a live channel."""
+    groups = module.groups if isinstance(module, nn.Conv2d) else 1
+    joined = torch.cat(
+        [o[:, None] & i[None, :] for o, i in zip(out.chunk(groups), live.chunk(groups), strict=True)]
+    )
+    return joined[:, :, None, None] if isinstance(module, nn.Conv2d) else joined
+
+
+def _without_constants(graph: fx.GraphModule, masks: dict[str, Tensor]) -> fx.GraphModule:
+    """Return a copy with masked weights all one, no biases, and neutral batch norms."""
+    bare = copy.deepcopy(graph)
+    with torch.no_grad():
+        for module in bare.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.reset_parameters()
+            elif isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+                bias.zero_()
+        for name, mask in masks.items():
+            bare.get_parameter(name).copy_(mask)
+    return bare
+
+
+def _pinned(graph: fx.GraphModule, known: list[fx.Node]) -> list[fx.Node]:
+    """Return the values whose width others rely on: inputs, outputs, unknown readers."""
+    inside = set(known)
+    pinned = []
+    for node in graph.graph.nodes:
+        if not is_channel_value(node) or node.op == "output":
+            continue
+        readers = [user for user in node.users if user not in inside and not _asks_size(user)]
+        if node.op == "placeholder" or readers:
+            pinned.append(node)
+    return pinned
+
+
+def _asks_size(node: fx.Node) -> bool:
+    """Tell whether a node asks for a property that is computed anew after the surgery."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim")
+    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")

@@ -1,0 +1,131 @@
+"""One counting function for the training loss, the pruner, the compactor and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.record import Record
+
+PRUNABLE = (nn.Conv2d, nn.Linear)
+
+
+class LayerCount(Record):
+    """What one convolution or linear layer holds and costs for one image.
+
+    Attributes:
+        weights: elements of the weight tensor.
+        kept: non-zero elements, or those of the mask where one is given.
+        macs: multiply-accumulates of the dense layer.
+        kept_macs: multiply-accumulates through kept weights only.
+        outputs: channels or features that the layer makes.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    kept: int
+    macs: int
+    kept_macs: int
+    outputs: int
+
+
+class Count(Record):
+    """The layers of a network and their sums."""
+
+    layers: list[LayerCount]
+    parameters: int
+
+    @property
+    def weights(self) -> int:
+        """Prunable weights."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def kept(self) -> int:
+        """Prunable weights that are kept."""
+        return sum(layer.kept for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense layers for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def kept_macs(self) -> int:
+        """Multiply-accumulates through kept weights for one image."""
+        return sum(layer.kept_macs for layer in self.layers)
+
+
+def prunable(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights a budget counts, by parameter name: convolutions and linear layers.
+
+    >>> sorted(prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+    ['0.weight']
+    """
+    return {
+        f"{name}.weight" if name else "weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, PRUNABLE)
+    }
+
+
+@torch.no_grad()
+def count(
+    model: nn.Module, shape: tuple[int, ...], masks: Mapping[str, Tensor] | None = None
+) -> Count:
+    """Count weights and multiply-accumulates of a network by running one blank image.
+
+    Args:
+        model: any network; left as it was.
+        shape: of one input image, ``(c, h, w)``.
+        masks: what counts as kept, by parameter name; without, what is not zero.
+    """
+    positions = _positions(model, shape)
+    layers = []
+    for name, module in model.named_modules():
+        if not isinstance(module, PRUNABLE) or name not in positions:
+            continue
+        weight = module.weight
+        mask = (masks or {}).get(f"{name}.weight")
+        kept = int((weight != 0).sum() if mask is None else mask.sum())
+        layers.append(
+            LayerCount(
+                name=name,
+                kind=type(module).__name__.removeprefix("Parametrized"),
+                weights=weight.numel(),
+                kept=kept,
+                macs=weight.numel() * positions[name],
+                kept_macs=kept * positions[name],
+                outputs=weight.shape[0],
+            )
+        )
+    return Count(layers=layers, parameters=sum(p.numel() for p in model.parameters()))
+
+
+def _positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+    """Return how often each layer's weights are used for one image."""
+    found: dict[str, int] = {}
+
+    def note(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            found[name] = found.get(name, 0) + output[0].numel() // output.shape[1]
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))  # type: ignore[arg-type]  # a plain hook
+        for name, module in model.named_modules()
+        if isinstance(module, PRUNABLE)
+    ]
+    training = model.training
+    first = next(model.parameters())
+    try:
+        model.eval()(torch.zeros(1, *shape, dtype=first.dtype, device=first.device))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,142 @@
+"""Operations that move elements: flatten, view, crop and stride, padding."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.graph.rules import Call, Channels, Cut, Rule, Slots, target_of
+from pipeline.graph.rules.pointwise import ChannelWise
+
+_FLATTEN = (nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape)
+
+
+def find(call: Call) -> Rule | None:
+    """Return the rule of a flattening, a spatial slice or a constant padding."""
+    target = target_of(call)
+    if len(call.inputs) != 1:
+        return None
+    if target in _FLATTEN and _flattens(call):
+        return Flatten()
+    if target is operator.getitem and _slices_space_only(call):
+        return Slice()
+    if target is F.pad and _pads_with_zeros(call):
+        return Pad()
+    return None
+
+
+def _flattens(call: Call) -> bool:
+    shape = call.input_shapes[0]
+    return call.shape == (shape[0], math.prod(shape[1:]))
+
+
+def _slices_space_only(call: Call) -> bool:
+    index = call.node.args[1]
+    if not isinstance(index, tuple) or not all(isinstance(part, slice) for part in index):
+        return False
+    return all(part == slice(None) for part in index[:2])
+
+
+def _pads_with_zeros(call: Call) -> bool:
+    amounts = call.argument(1, "pad", None)
+    return (
+        call.argument(2, "mode", "constant") == "constant"
+        and not call.argument(3, "value", 0.0)
+        and isinstance(amounts, tuple | list)
+        and len(amounts) in (4, 6)
+        and len(call.shape) == 4
+        and all(isinstance(amount, int) and amount >= 0 for amount in amounts)
+    )
+
+
+class Flatten(Rule):
+    """``[n, c, h, w]`` to ``[n, c h w]``: channel i becomes h w columns that leave together."""
+
+    def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
+        """Repeat every channel's state for its columns (NCHW order)."""
+        times = call.shape[1] // inputs[0].width
+        return Channels(
+            inputs[0].live.repeat_interleave(times), inputs[0].value.repeat_interleave(times)
+        )
+
+    def needs(
+        self, call: Call, inputs: Sequence[Channels], output: Channels, needed: Tensor
+    ) -> list[Tensor]:
+        """A channel is read if any of its columns is."""
+        return [(needed & output.live).view(inputs[0].width, -1).any(1)]
+
+    def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
+        """Every column is its channel's slot."""
+        return inputs[0].repeat_interleave(call.shape[1] // inputs[0].numel())
+
+    def cut(self, call: Call, cut: Cut) -> None:
+        """Rewrite a size that is baked into the code: ``x.view(-1, 4096)``."""
+        old, new = call.shape[1], cut.output.numel()
+        if call.node.target in ("view", "reshape", torch.reshape):
+            call.node.args = _replaced(call.node.args, old, new)
+
+
+def _replaced(args: tuple[object, ...], old: int, new: int) -> tuple[object, ...]:
+    """Return the arguments with the last number equal to ``old`` replaced."""
+    if len(args) == 2 and isinstance(args[1], tuple | list):
+        return (args[0], _replaced(tuple(args[1]), old, new))
+    return (*args[:-1], new) if args[-1] == old else args
+
+
+class Slice(ChannelWise):
+    """Part of the image, all of the channels."""
+
+    def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
+        """Pass constants through."""
+        return inputs[0]
+
+
+class Pad(Rule):
+    """Zeros around the image, or whole channels of zeros (shortcut A of CIFAR ResNets)."""
+
+    def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
+        """New channels are the constant zero; a border makes other constants vary."""
+        before, after, spatial = _amounts(call)
+        state = inputs[0]
+        live = state.live | (state.value != 0) if spatial else state.live
+        live = torch.cat([_zeros(before).bool(), live, _zeros(after).bool()])
+        return Channels.of(live, torch.cat([_zeros(before), state.value, _zeros(after)]))
+
+    def needs(
+        self, call: Call, inputs: Sequence[Channels], output: Channels, needed: Tensor
+    ) -> list[Tensor]:
+        """Read the part that is not padding."""
+        before, _, _ = _amounts(call)
+        return [(needed & output.live)[before : before + inputs[0].width]]
+
+    def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
+        """The padding has slots of its own."""
+        before, after, _ = _amounts(call)
+        return torch.cat([slots.fresh(before), inputs[0], slots.fresh(after)])
+
+    def cut(self, call: Call, cut: Cut) -> None:
+        """Pad by as many channels as stay on either side."""
+        before, _, _ = _amounts(call)
+        width = call.input_shapes[0][1]
+        amounts = list(call.argument(1, "pad", ()))[:4]
+        front = int((cut.output < before).sum())
+        back = int((cut.output >= before + width).sum())
+        rest = {k: v for k, v in call.node.kwargs.items() if k != "pad"}
+        call.node.args = (call.node.args[0], (*amounts, front, back), *call.node.args[2:])
+        call.node.kwargs = rest
+
+
+def _zeros(count: int) -> Tensor:
+    return torch.zeros(count, dtype=torch.float64)
+
+
+def _amounts(call: Call) -> tuple[int, int, bool]:
+    """Return channels added before and after, and whether the image gets a border."""
+    amounts = list(call.argument(1, "pad", ()))
+    before, after = amounts[4:6] if len(amounts) == 6 else (0, 0)
+    return before, after, any(amounts[:4])

@@ -1,0 +1,169 @@
+"""Training-and-pruning methods: one file each, four questions, one loop for all of them.
+
+A method says what it attaches to the model, what it adds to the loss, what it does after a
+step and an epoch, and which weights it keeps in the end. The loop never changes. Several
+rounds, or a fine-tuning after the pruning, are phases of the same loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError
+from pipeline.core.plugins import METHODS
+from pipeline.core.recipe import Choice
+from pipeline.core.record import Record, parse
+from pipeline.graph.counting import PRUNABLE, prunable
+
+
+class Phase(Record):
+    """A stretch of training with its own optimizer and learning-rate schedule.
+
+    Attributes:
+        lr_factor: of the recipe's learning rate.
+    """
+
+    name: str
+    epochs: int
+    lr_factor: float = 1.0
+
+
+class Method:
+    """Base of all methods: trains the network as it is and keeps every weight."""
+
+    class Params(Record):
+        """Options of the method table."""
+
+    #: Whether the method obeys a budget; one that does not refuses any but the whole.
+    prunes: ClassVar[bool] = True
+
+    def __init__(self, params: Record, budget: Budget) -> None:
+        self.params = params
+        self.budget = budget
+
+    def phases(self, epochs: int) -> list[Phase]:
+        """Return the phases of a training of ``epochs`` epochs."""
+        return [Phase(name="train", epochs=epochs)]
+
+    def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
+        """Return the model to train in this phase; the argument is left as it was."""
+        del phase
+        return copy.deepcopy(model)
+
+    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
+        """Return what the optimizer trains; own parameters may get their own rate."""
+        return [{"params": [p for p in model.parameters() if p.requires_grad], "lr": lr}]
+
+    def loss(self, model: nn.Module, progress: float) -> Tensor | None:
+        """Return what is added to the task loss; ``progress`` runs from 0 to 1 in a phase."""
+        del model, progress
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """Act after each optimizer step."""
+
+    def after_epoch(self, model: nn.Module, progress: float) -> None:
+        """Act after each epoch."""
+
+    def cost(self, model: nn.Module) -> float | None:
+        """Return what the network spends now, as a fraction of all weights, if soft."""
+        del model
+        return None
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return which weights are kept in the end: boolean, by plain parameter name."""
+        return {name: torch.ones_like(w, dtype=torch.bool) for name, w in apparent(model).items()}
+
+
+def create(choice: Choice, budget: Budget) -> Method:
+    """Create the method a recipe names.
+
+    Raises:
+        PareError: unknown method or option, or a budget that the method cannot obey.
+    """
+    plugin, _ = METHODS.load(choice.name)
+    if not (inspect.isclass(plugin) and issubclass(plugin, Method)):
+        raise PareError(f"{choice.name!r} is not a subclass of pipeline.methods.Method.")
+    params = parse(plugin.Params, choice.options, f"method {choice.name!r}")
+    if not plugin.prunes and budget.weights < 1:
+        raise PareError(
+            f"method {choice.name!r} prunes nothing, but budget.weights = {budget.weights}. "
+            "Choose another method or budget.weights = 1."
+        )
+    return plugin(params, budget)
+
+
+def apparent(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights the network computes with, by plain parameter name, detached."""
+    return {name: weight.detach() for name, weight in prunable(model).items()}
+
+
+@torch.no_grad()
+def plain(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights are the apparent ones, free of parametrizations."""
+    bare = copy.deepcopy(model)
+    for module in bare.modules():
+        if isinstance(module, PRUNABLE) and parametrize.is_parametrized(module, "weight"):
+            weight = module.weight.clone()
+            # Not remove_parametrizations: a copy shares its generated class with the
+            # original, which would lose its parametrized weight with it.
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.weight = nn.Parameter(weight)
+    return bare
+
+
+@torch.no_grad()
+def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Return a plain copy with every weight outside the masks set to zero."""
+    bare = plain(model)
+    for name, mask in masks.items():
+        bare.get_parameter(name).mul_(mask)
+    return bare
+
+
+def top_k(scores: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
+    """Keep exactly ``keep`` entries over all tensors together, those of largest score.
+
+    Ties fall to the earlier tensor, and within it to the earlier entry.
+
+    >>> masks = top_k({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 1.0])}, 2)
+    >>> [mask.tolist() for mask in masks.values()]
+    [[True, False], [True, False]]
+    """
+    flat = torch.cat([score.detach().flatten() for score in scores.values()])
+    order = torch.sort(flat, descending=True, stable=True).indices
+    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    chosen[order[:keep]] = True
+    parts = chosen.split([score.numel() for score in scores.values()])
+    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+
+
+class FixedMask(nn.Module):
+    """Parametrization that holds weights outside a mask at zero while the rest train."""
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return ``weight`` with the removed entries zero, same shape."""
+        return weight * self.mask
+
+
+def with_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Return a plain copy that can be trained on, with its masks held."""
+    bare = masked(model, masks)
+    for name, mask in masks.items():
+        owner = bare.get_submodule(name.removesuffix(".weight") if "." in name else "")
+        parametrize.register_parametrization(owner, "weight", FixedMask(mask.clone()))
+    return bare

@@ -1,0 +1,1 @@
+"""How figures of a file are obtained: read, planned, predicted, measured, judged."""

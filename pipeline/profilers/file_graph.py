@@ -1,0 +1,197 @@
+"""What a model file computes and moves, read from the file without running it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.core.errors import PareError
+from pipeline.core.record import Record
+
+Arithmetic = Literal["fp32", "fp16", "dynamic", "int8", "mixed"]
+"""``dynamic``: 8-bit weights, float activations; ``mixed``: partly 8-bit."""
+
+EIGHT_BIT = ("int8", "uint8")
+
+
+class TensorInfo(Record):
+    """One buffer of the graph: its size for batch 1 where the batch is open."""
+
+    name: str
+    bytes: int
+    shape: tuple[int, ...]
+    dtype: str
+    constant: bool
+
+
+class OpInfo(Record):
+    """One operation as the runtime executes it, its tensors by name.
+
+    Attributes:
+        macs: multiply-accumulates, zero for everything but convolution and product.
+        activation_bytes: non-constant bytes read and written.
+        depthwise: a convolution that could overwrite its input, channel by channel.
+    """
+
+    type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int = 0
+    activation_bytes: int = 0
+    depthwise: bool = False
+
+
+class FileGraph(Record):
+    """A model file as a list of operations in the order they run.
+
+    Attributes:
+        inputs: names of the graph's inputs.
+        outputs: names of the graph's outputs.
+        dtype: what its convolutions and products compute in.
+        int8_granularity: scales of its 8-bit weights; ``None`` where it has none.
+        op_types: operators found in the file, those that cost nothing included.
+        static_shapes: whether every size is fixed by the file.
+        batch: images in one inference, 1 where the file leaves it open.
+        weight_bytes: constants stored in the file.
+    """
+
+    format: Literal["onnx", "tflite"]
+    tensors: tuple[TensorInfo, ...]
+    ops: tuple[OpInfo, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dtype: Arithmetic
+    int8_granularity: Literal["per-tensor", "per-channel"] | None = None
+    input_dtypes: tuple[str, ...] = ()
+    output_dtypes: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
+    static_shapes: bool = True
+    batch: int = 1
+    weight_bytes: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(op.macs for op in self.ops)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes every operation reads and writes, weights not counted, summed."""
+        return sum(op.activation_bytes for op in self.ops)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of every tensor that is computed, by name."""
+        return {tensor.name: tensor.bytes for tensor in self.tensors if not tensor.constant}
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation on its way from a file into a :class:`FileGraph`.
+
+    ``arithmetic`` and ``scales`` (of its weight) are set where ``macs`` is not zero.
+    """
+
+    type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    macs: int = 0
+    depthwise: bool = False
+    arithmetic: Arithmetic | None = None
+    scales: int = 0
+
+
+def read(path: Path) -> FileGraph:
+    """Read a ``.onnx`` or ``.tflite`` file.
+
+    Raises:
+        PareError: no such file, another format, a damaged file, or a graph whose sizes
+            the file leaves open; says what to do.
+    """
+    if not path.is_file():
+        raise PareError(f"no file at {path}. Check the path.")
+    if path.suffix == ".onnx":
+        from pipeline.profilers.read_onnx import read_onnx
+
+        return read_onnx(path)
+    if path.suffix == ".tflite":
+        from pipeline.profilers.read_tflite import read_tflite
+
+        return read_tflite(path)
+    raise PareError(
+        f"{path}: only .onnx and .tflite files can be read. Export to one of them."
+    )
+
+
+def to_ops(nodes: Iterable[Node], tensors: Mapping[str, TensorInfo]) -> tuple[OpInfo, ...]:
+    """Count what each node moves; a tensor read twice by one node is counted once."""
+    return tuple(
+        OpInfo(
+            type=node.type,
+            inputs=node.inputs,
+            outputs=node.outputs,
+            macs=node.macs,
+            activation_bytes=sum(
+                tensors[name].bytes
+                for name in (*dict.fromkeys(node.inputs), *node.outputs)
+                if not tensors[name].constant
+            ),
+            depthwise=node.depthwise,
+        )
+        for node in nodes
+    )
+
+
+def arithmetic(activation: str, weight: str) -> Arithmetic:
+    """Tell what one convolution or product computes in from its operands' dtypes.
+
+    >>> arithmetic("float32", "int8"), arithmetic("int8", "int8"), arithmetic("int16", "int8")
+    ('dynamic', 'int8', 'mixed')
+    """
+    if weight in EIGHT_BIT:
+        if activation in EIGHT_BIT:
+            return "int8"
+        return "dynamic" if activation in ("float32", "float16") else "mixed"
+    if "float16" in (weight, activation):
+        return "fp16" if activation in ("float32", "float16") else "mixed"
+    return "fp32" if (activation, weight) == ("float32", "float32") else "mixed"
+
+
+def overall(nodes: Sequence[Node], input_dtypes: Sequence[str]) -> Arithmetic:
+    """Tell what a whole graph computes in.
+
+    A full-integer file has no float product left. Among float products the scheme that
+    shrinks weights names the file, as converters leave small weights alone.
+
+    Args:
+        nodes: the operations.
+        input_dtypes: of the graph, which decide where there is no product at all.
+    """
+    found = {node.arithmetic for node in nodes if node.arithmetic}
+    if not found:
+        first = input_dtypes[0] if input_dtypes else "float32"
+        return arithmetic(first, first)
+    if len(found) == 1:
+        return found.pop()
+    if found & {"int8", "mixed"}:
+        return "mixed"
+    return "dynamic" if "dynamic" in found else "fp16"
+
+
+def granularity(nodes: Iterable[Node]) -> Literal["per-tensor", "per-channel"] | None:
+    """Tell how 8-bit weights are scaled; one weight with many scales is per-channel."""
+    scales = [node.scales for node in nodes if node.scales]
+    if not scales:
+        return None
+    return "per-channel" if max(scales) > 1 else "per-tensor"
+
+
+def size(shape: Iterable[int], bits: int) -> int:
+    """Return the bytes of a dense tensor; narrow types are packed.
+
+    >>> size((1, 3), 4), size((), 32)
+    (2, 4)
+    """
+    return (math.prod(shape) * bits + 7) // 8

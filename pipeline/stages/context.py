@@ -1,0 +1,104 @@
+"""What every stage is given: the recipe, the targets, its inputs and a folder to fill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.recipe import Recipe
+from pipeline.core.rundir import read_json
+from pipeline.core.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx, nn
+
+    from pipeline.data import Dataset
+    from pipeline.stages.runner import Reporter
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run as its stages see it.
+
+    Attributes:
+        inputs: folders of the finished stages, by name.
+        out: folder that the stage fills; it is renamed when the stage returns.
+    """
+
+    recipe: Recipe
+    targets: list[Target]
+    reporter: Reporter
+    shared: Shared
+    inputs: dict[str, Path] = field(default_factory=dict)
+    out: Path = Path()
+
+    def at(self, inputs: dict[str, Path], out: Path) -> Context:
+        """Return the same run for one stage, with its inputs and its folder."""
+        return replace(self, inputs=inputs, out=out)
+
+    @property
+    def data(self) -> Dataset:
+        """The recipe's images, decoded once for all stages."""
+        return self.shared.data
+
+    def network(self) -> nn.Module:
+        """Return the recipe's network with its first weights: drawn, or the checkpoint's."""
+        from pipeline.models import build, load_checkpoint
+
+        choice = self.recipe.model
+        channels, height, width = self.data.shape
+        assert height == width, "data sets give square images"
+        model = build(
+            choice.name,
+            choice.options,
+            classes=len(self.data.classes),
+            channels=channels,
+            size=height,
+            seed=self.recipe.seed,
+        )
+        if choice.checkpoint:
+            load_checkpoint(model, Path(choice.checkpoint).expanduser())
+        return model
+
+    def trained(self, stage: str) -> nn.Module:
+        """Return the network with the weights that ``train`` or ``prune`` left."""
+        from safetensors.torch import load_file
+
+        model = self.network()
+        model.load_state_dict(load_file(self.inputs[stage] / "model.safetensors"))
+        return model.eval()
+
+    def compacted(self) -> fx.GraphModule:
+        """Return the compacted network, rebuilt from its plan and its weights."""
+        from safetensors.torch import load_file
+
+        from pipeline.graph.surgery import CutPlan, rebuild
+
+        folder = self.inputs["compact"]
+        plan = CutPlan.model_validate(read_json(folder / "plan.json"))
+        model = rebuild(self.network(), self.data.shape, plan)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model.eval()
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return the masks that training left, boolean, by parameter name."""
+        from safetensors.torch import load_file
+
+        stored = load_file(self.inputs["train"] / "masks.safetensors")
+        return {name: mask.bool() for name, mask in stored.items()}
+
+
+class Shared:
+    """What the stages of one run share in memory."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The recipe's images, decoded once."""
+        from pipeline.data import load
+
+        return load(self._recipe.data)

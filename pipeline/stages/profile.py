@@ -1,0 +1,109 @@
+"""Every file x every target -> measured, predicted and bound figures, and a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.rundir import read_json, write_json
+from pipeline.core.target import Target
+from pipeline.profilers.file_graph import FileGraph, read
+from pipeline.profilers.local import Local
+from pipeline.profilers.memory import plan
+from pipeline.profilers.verdict import Candidate, Verdict, choose, judge
+from pipeline.stages.context import Context
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Time each file on this machine, and hold it against every target's limits.
+
+    Raises:
+        PareError: this process is emulated, so that its time means nothing.
+    """
+    folder, options = context.inputs["export"], context.recipe.profile
+    files = [f for f in read_json(folder / "files.json") if f["state"] == "made"]
+    reference = read_json(context.inputs["train"] / "stage.json")["metrics"]["test_accuracy"]
+    graphs = {entry["file"]: read(folder / entry["file"]) for entry in files}
+    local = Local(
+        warmup_runs=options.warmup_runs, warmup_s=options.warmup_s, runs=options.runs
+    )
+    measured = [
+        {
+            "file": name,
+            "latency": [
+                one.model_dump(mode="json") for one in local.measure(folder / name, options.threads)
+            ],
+            "macs": graph.macs,
+            "activation_bytes": graph.activation_bytes,
+            "weight_bytes": graph.weight_bytes,
+            "memory": plan(graph).model_dump(mode="json"),
+        }
+        for name, graph in graphs.items()
+    ]
+    verdicts = [_verdict(target, files, graphs, folder, reference) for target in context.targets]
+    write_json(context.out / "profile.json", {"files": measured, "targets": verdicts})
+    fitting = sum(bool(verdict["chosen"]) for verdict in verdicts)
+    return {
+        "summary": f"{len(files)} files timed on this machine; "
+        f"{fitting} of {len(verdicts)} targets have a file that fits",
+        "files": measured,
+        "targets": verdicts,
+    }
+
+
+def _verdict(
+    target: Target,
+    files: list[dict[str, Any]],
+    graphs: dict[str, FileGraph],
+    folder: Path,
+    reference: float,
+) -> dict[str, Any]:
+    """Judge all files for one target and choose one."""
+    verdicts = [
+        judge(
+            Candidate.of(
+                folder / entry["file"],
+                graphs[entry["file"]],
+                target,
+                scheme=entry["scheme"],
+                top1=entry["parity"]["top1"]["value"],
+                reference_top1=reference,
+            ),
+            target,
+        )
+        for entry in files
+    ]
+    choice = choose(verdicts)
+    return {
+        "id": target.id,
+        "name": target.name,
+        "chosen": choice.file,
+        "why": choice.reason if choice.file else _nearest(verdicts),
+        "files": [_row(verdict) for verdict in verdicts],
+        "lost": {loss.file: loss.reason for loss in choice.lost},
+    }
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
+    candidate = verdict.candidate
+    return {
+        "file": candidate.file,
+        "fits": verdict.fits,
+        "predicted": _dumped(candidate.predicted),
+        "bound": _dumped(candidate.bound),
+        "peak_ram": _dumped(candidate.peak_ram),
+        "checks": [check.model_dump(mode="json") for check in verdict.checks],
+    }
+
+
+def _dumped(measure: Any) -> Any:
+    return measure.model_dump(mode="json") if measure else None
+
+
+def _nearest(verdicts: list[Verdict]) -> str:
+    """Say what stands between the nearest file and the target."""
+    if not verdicts:
+        return "There is no file to offer."
+    nearest = min(verdicts, key=lambda verdict: len(verdict.failed))
+    limits = "; ".join(f"{c.name}: {c.figure}, limit {c.limit}. {c.remedy}" for c in nearest.failed)
+    return f"Nearest is {nearest.candidate.file}: {limits}"

@@ -1,0 +1,64 @@
+"""Masks -> effective masks, every dead channel named with its reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pipeline.core.rundir import write_json
+from pipeline.graph.channels import analyse, effective_masks
+from pipeline.graph.counting import count
+from pipeline.graph.surgery import plan_cuts
+from pipeline.graph.trace import trace
+from pipeline.methods import masked
+from pipeline.stages.context import Context
+from pipeline.training.evaluation import accuracy
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Apply the masks once and for all, and find what they left without signal."""
+    data, masks = context.data, context.masks()
+    before = context.trained("train")
+    pruned = masked(before, masks).eval()
+    graph = trace(pruned, data.shape)
+    liveness = analyse(graph)
+    plan = plan_cuts(liveness)
+    effective = effective_masks(graph, masks)
+    if liveness.is_constant_everywhere():
+        context.reporter.warn(
+            "the pruned network is disconnected: its output does not depend on the image. "
+            "Raise budget.weights or choose another method."
+        )
+    save_file(pruned.state_dict(), context.out / "model.safetensors")
+    save_file({k: m.to(torch.uint8) for k, m in effective.items()}, context.out / "effective.safetensors")
+    dead = plan.model_dump(mode="json", include={"removed", "kept"})
+    write_json(context.out / "channels.json", dead)
+    total, kept = _total(masks), _kept(masks)
+    acc_before, acc_after = (accuracy(net, data.test, data) for net in (before, pruned))
+    counted = count(pruned, data.shape, masks)
+    return {
+        "summary": f"{kept:,} of {total:,} weights kept ({kept / total:.2%}), "
+        f"{_kept(effective):,} effective; {len(plan.removed)} channels dead; "
+        f"test {acc_before:.2%} -> {acc_after:.2%}",
+        "weights": total,
+        "kept_weights": kept,
+        "effective_weights": _kept(effective),
+        "sparsity": 1 - kept / total,
+        "effective_sparsity": 1 - _kept(effective) / total,
+        "dead_channels": len(plan.removed),
+        "dead_but_kept": len(plan.kept),
+        "accuracy_before": acc_before,
+        "accuracy_after": acc_after,
+        "instability": (acc_before - acc_after) / acc_before if acc_before else None,
+        "layers": [layer.model_dump() for layer in counted.layers],
+    }
+
+
+def _total(masks: dict[str, torch.Tensor]) -> int:
+    return sum(mask.numel() for mask in masks.values())
+
+
+def _kept(masks: dict[str, torch.Tensor]) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())

@@ -1,0 +1,220 @@
+"""Runs stages in their order, skips those whose result is there, keeps what is finished."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core.artifact import Artifact, Provenance, git_commit, versions
+from pipeline.core.errors import Interrupted, OverBudget, PareError
+from pipeline.core.record import digest
+from pipeline.core.recipe import Recipe, fingerprint
+from pipeline.core.rundir import RunDir, is_full, read_json, write_text
+from pipeline.core.target import Target
+from pipeline.core.wanted import wanted
+from pipeline.stages import STAGES, Stage, check_order, named
+from pipeline.stages.context import Context, Shared
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+class Reporter(Protocol):
+    """Where a run says what it does."""
+
+    def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
+        """Say that a stage is finished, or skipped (no seconds)."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Say how far the training is."""
+
+    def warn(self, text: str) -> None:
+        """Say what the user should know although the run goes on."""
+
+
+class Quiet:
+    """Says nothing."""
+
+    def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
+        """Say nothing."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Say nothing."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and what its stages left, by stage name.
+
+    Attributes:
+        report: the content of ``report.json``; empty if the run stopped before it.
+        executed: names of the stages that really ran this time.
+    """
+
+    path: Path
+    artifacts: dict[str, Artifact]
+    report: dict[str, Any]
+    executed: list[str]
+
+
+class Runner:
+    """One recipe in one folder."""
+
+    def __init__(self, recipe: Recipe, out: Path | str | None, reporter: Reporter) -> None:
+        check_order()
+        self.recipe = recipe
+        self.targets = [Target.load(name) for name in recipe.targets]
+        self.dir = RunDir(Path(out) if out else Path("runs") / recipe.name)
+        self.reporter = reporter
+        self._sources = fingerprint(recipe)
+        self._keys: dict[str, str] = {}
+
+    def run(self, *, fresh: bool = False, until: str | None = None) -> Run:
+        """Run the stages that are not finished, up to ``until``, then write the report.
+
+        Raises:
+            PareError: what a stage refused; finished stages stay as they are.
+            OverBudget: after the report is written, if a target has no file that fits.
+            Interrupted: on Ctrl-C.
+        """
+        last = named(until).name if until else STAGES[-1].name
+        with self.dir.lock():
+            if fresh:
+                self.dir.clear()
+            artifacts, executed = self._run_stages(last)
+            if until:
+                return Run(self.dir.path, artifacts, {}, executed)
+            report = self._report(artifacts, rewrite=bool(executed))
+        result = Run(self.dir.path, artifacts, report, executed)
+        demand_fit(report)
+        return result
+
+    def _run_stages(self, last: str) -> tuple[dict[str, Artifact], list[str]]:
+        artifacts: dict[str, Artifact] = {}
+        executed = []
+        context = Context(self.recipe, self.targets, self.reporter, Shared(self.recipe))
+        self._save_recipe()
+        for number, stage in enumerate(STAGES, 1):
+            key = self.key(number)
+            found = self.dir.finished(number, stage.name, key)
+            if found:
+                self.reporter.stage(number, stage.name, str(found.metrics["summary"]), None)
+            else:
+                found = self._execute(number, stage, key, context)
+                executed.append(stage.name)
+            artifacts[stage.name] = found
+            if stage.name == last:
+                break
+        return artifacts, executed
+
+    def key(self, number: int) -> str:
+        """Return the identity of a stage's result: its options, inputs, targets and code."""
+        stage = STAGES[number - 1]
+        if stage.name not in self._keys:
+            self._keys[stage.name] = digest(
+                {
+                    "stage": stage.name,
+                    "recipe": self.recipe.part(stage.recipe),
+                    "sources": self._sources,
+                    "targets": self._of_targets(stage),
+                    "code": _code(stage.rooms),
+                    "parent": self.key(number - 1) if number > 1 else None,
+                }
+            )
+        return self._keys[stage.name]
+
+    def _of_targets(self, stage: Stage) -> Any:
+        if stage.targets == "all":
+            return [target.model_dump(mode="json") for target in self.targets]
+        if stage.targets == "wanted":
+            return [entry.model_dump() for entry in wanted(self.targets)]
+        return None
+
+    def _execute(self, number: int, stage: Stage, key: str, context: Context) -> Artifact:
+        folder = self.dir.open_partial(number, stage.name, key, resumable=stage.resumable)
+        inputs = {s.name: self.dir.folder(n, s.name) for n, s in enumerate(STAGES[: number - 1], 1)}
+        began = time.monotonic()
+        module = importlib.import_module(f"pipeline.stages.{stage.name}")
+        try:
+            metrics: dict[str, Any] = module.run(context.at(inputs, folder))
+            seconds = time.monotonic() - began
+            artifact = Artifact(
+                kind=stage.produces,
+                files=self.dir.files(number, stage.name),
+                metrics=metrics,
+                provenance=self._provenance(number, stage, key, seconds),
+            )
+            self.dir.commit(number, stage.name, artifact)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted in stage {stage.name!r}. Finished stages are kept in "
+                f"{self.dir.path}; run the same command again to go on from there."
+            ) from None
+        except Exception as error:
+            if is_full(error):
+                raise PareError(
+                    f"the disk is full: stage {stage.name!r} could not write to {folder}. "
+                    "Finished stages are kept. Free some space and run the same command again."
+                ) from error
+            raise
+        self.reporter.stage(number, stage.name, str(metrics["summary"]), seconds)
+        return artifact
+
+    def _provenance(self, number: int, stage: Stage, key: str, seconds: float) -> Provenance:
+        return Provenance(
+            stage=stage.name,
+            key=key,
+            parent=self.key(number - 1) if number > 1 else None,
+            parameters=self.recipe.part(stage.recipe),
+            seed=self.recipe.seed,
+            git_commit=git_commit(_PACKAGE),
+            versions=versions(),
+            seconds=round(seconds, 3),
+            finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def _save_recipe(self) -> None:
+        text = self.recipe.to_toml()
+        path = self.dir.path / "recipe.toml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+    def _report(self, artifacts: dict[str, Artifact], *, rewrite: bool) -> dict[str, Any]:
+        path = self.dir.path / "report.json"
+        keys = {name: artifact.provenance.key for name, artifact in artifacts.items()}
+        whole = all((self.dir.path / f"report.{suffix}").is_file() for suffix in ("html", "md"))
+        if not rewrite and whole and path.is_file():
+            report: dict[str, Any] = read_json(path)
+            if report.get("keys") == keys:
+                return report
+        from pipeline.report import write
+
+        return write(self.dir.path)
+
+
+def demand_fit(report: dict[str, Any]) -> None:
+    """Refuse a report in which a target has no file that fits.
+
+    Raises:
+        OverBudget: names the target, and of its nearest file the limit and the figure.
+    """
+    broken = [entry for entry in report.get("targets", []) if not entry["chosen"]]
+    if broken:
+        lines = [f"{entry['id']}: no file fits. {entry['why']}" for entry in broken]
+        raise OverBudget("\n".join(lines))
+
+
+def _code(rooms: tuple[str, ...]) -> str:
+    """Return the digest of the source a stage runs."""
+    found = {}
+    for room in rooms:
+        path = _PACKAGE / room
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            found[str(file.relative_to(_PACKAGE))] = file.read_text(encoding="utf-8")
+    return digest(found)

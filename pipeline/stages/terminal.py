@@ -1,0 +1,50 @@
+"""Says on a terminal what a run does."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Terminal:
+    """A line per stage, and a bar for the training."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+
+    def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
+        """Print what a stage did and how long it took."""
+        self._close()
+        took = "skipped" if seconds is None else f"{seconds:.1f} s"
+        self.console.print(f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {text}", soft_wrap=True)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Move the training's bar."""
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("  training"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} epochs  {task.description}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(text, total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, description=text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self._close()
+        self.console.print(f"[yellow]warning:[/] {text}", soft_wrap=True)
+
+    def close(self) -> None:
+        """Take the bar away, so that what comes next starts on a line of its own."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,84 @@
+"""What a training leaves after each epoch, so that a killed one goes on from there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.core.record import Record
+
+
+class Epoch(Record):
+    """What one epoch reached.
+
+    Attributes:
+        task_loss: mean cross-entropy over the training batches.
+        budget_loss: mean of what the method added.
+        accuracy: of the network as trained, on the validation split, in [0, 1].
+        pruned_accuracy: of the same network with its masks applied.
+        cost: fraction of the weights that the soft gates spend, where a method has them.
+        lr: at the end of the epoch.
+    """
+
+    phase: str
+    epoch: int
+    task_loss: float
+    budget_loss: float
+    accuracy: float
+    pruned_accuracy: float
+    cost: float | None
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Best:
+    """The most accurate pruned network so far: its score, epoch, plain weights and masks."""
+
+    score: float
+    epoch: int
+    state: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything the loop needs to go on as if it had never stopped."""
+
+    phase: int
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    history: list[Epoch]
+    best: Best
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint in full or not at all."""
+        scratch = path.with_suffix(".partial")
+        content = {
+            **self.__dict__,
+            "history": [epoch.model_dump() for epoch in self.history],
+            "best": dict(self.best.__dict__),
+        }
+        torch.save(content, scratch)
+        os.replace(scratch, path)
+
+    @classmethod
+    def load(cls, path: Path | None) -> Checkpoint | None:
+        """Read a checkpoint; nothing, where there is none or it cannot be read whole."""
+        if path is None or not path.is_file():
+            return None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return cls(
+            **{
+                **content,
+                "history": [Epoch(**epoch) for epoch in content["history"]],
+                "best": Best(**content["best"]),
+            }
+        )

@@ -1,0 +1,234 @@
+"""One loop for all methods: the method says what is trained, the loop how."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from pipeline.core.recipe import TrainOptions
+from pipeline.data import Dataset
+from pipeline.methods import Method, Phase, masked, plain
+from pipeline.training.checkpoint import Best, Checkpoint, Epoch
+from pipeline.training.evaluation import accuracy
+from pipeline.training.schedule import optimizer_for, scheduler_for
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best network of a training, on the validation split, with its masks."""
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    history: list[Epoch]
+    best_epoch: int
+
+
+def train(
+    model: nn.Module,
+    method: Method,
+    data: Dataset,
+    options: TrainOptions,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train ``model`` with ``method`` and keep the epoch that is best once pruned.
+
+    Kept is the last of those epochs of the final phase whose *pruned* network is most
+    accurate on the validation split: what is selected is what will be shipped.
+
+    Args:
+        model: freshly drawn or loaded weights; it is not changed.
+        method: what is attached, added to the loss, and kept.
+        data: its training split is trained on, its validation split selects.
+        options: of the loop.
+        seed: of shuffling and augmentation; every epoch draws from its own generator, so
+            that a resumed training repeats what an unbroken one does.
+        checkpoint: written after each epoch, and continued from if it exists.
+        progress: called with epochs done, epochs in all, and a line of text.
+    """
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        strategy=options.strategy,
+        precision=options.precision,  # type: ignore[arg-type]  # checked by Fabric itself
+    )
+    fabric.launch()
+    loop = _Loop(fabric, method, data, options, seed, checkpoint, progress)
+    with _reproducible(seed, deterministic=options.deterministic):
+        return loop.run(model)
+
+
+class _Loop:
+    """The state of one training: where it is, what it has seen, the best so far."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Method,
+        data: Dataset,
+        options: TrainOptions,
+        seed: int,
+        checkpoint: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self.fabric, self.method, self.data, self.options = fabric, method, data, options
+        self.seed, self.path, self.progress = seed, checkpoint, progress
+        self.phases = method.phases(options.epochs)
+        self.resumed = Checkpoint.load(checkpoint)
+        self.history = list(self.resumed.history) if self.resumed else []
+        self.best = self.resumed.best if self.resumed else None
+
+    def run(self, model: nn.Module) -> Trained:
+        """Train all phases that are left."""
+        first = self.resumed.phase if self.resumed else 0
+        for number, phase in enumerate(self.phases):
+            model = self.method.attach(model, phase)
+            if number >= first:
+                self._train_phase(model, number, phase)
+        assert self.best is not None, "a training has at least one epoch"
+        final = plain(model).cpu()
+        final.load_state_dict(self.best.state)
+        return Trained(final.eval(), self.best.masks, self.history, self.best.epoch)
+
+    def _train_phase(self, model: nn.Module, number: int, phase: Phase) -> None:
+        options = self.options
+        groups = self.method.parameter_groups(model, options.lr * phase.lr_factor)
+        optimizer = optimizer_for(groups, options)
+        steps = -(-len(self.data.train) // (options.batch_size * self.fabric.world_size))
+        scheduler = scheduler_for(optimizer, options, phase.epochs * steps, steps)
+        start = 0
+        if self.resumed and number == self.resumed.phase:
+            start = self.resumed.epoch
+            model.load_state_dict(self.resumed.model)
+            optimizer.load_state_dict(self.resumed.optimizer)
+            scheduler.load_state_dict(self.resumed.scheduler)
+        else:
+            self.best = None
+        wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
+        for epoch in range(start, phase.epochs):
+            began = time.monotonic()
+            losses = self._train_epoch(wrapped, model, wrapped_optimizer, scheduler, phase, epoch)
+            self.method.after_epoch(model, (epoch + 1) / phase.epochs)
+            lr = float(optimizer.param_groups[0]["lr"])
+            self._assess(model, phase, losses, lr, time.monotonic() - began)
+            if self.path and self.fabric.is_global_zero:
+                self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
+            self._report()
+
+    def _train_epoch(
+        self,
+        wrapped: Any,
+        model: nn.Module,
+        optimizer: Any,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        phase: Phase,
+        epoch: int,
+    ) -> tuple[float, float]:
+        """Run one pass over the training split; return mean task and budget loss."""
+        wrapped.train()
+        batches = list(self._batches())
+        sums = torch.zeros(2)
+        for step, (images, labels) in enumerate(batches):
+            progress = (epoch + step / len(batches)) / phase.epochs
+            outputs = wrapped(images.to(self.fabric.device))
+            task = F.cross_entropy(
+                outputs,
+                labels.to(self.fabric.device),
+                label_smoothing=self.options.label_smoothing,
+            )
+            extra = self.method.loss(model, progress)
+            self.fabric.backward(task if extra is None else task + extra)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            scheduler.step()
+            self.method.after_step(model, progress)
+            sums += torch.stack([task.detach().cpu(), torch.zeros(()) if extra is None else extra.detach().cpu()])
+        task_loss, budget_loss = (sums / len(batches)).tolist()
+        return task_loss, budget_loss
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield augmented, normalised batches; each process takes its share of each batch."""
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * len(self.history))
+        train, world = self.data.train, self.fabric.world_size
+        order = torch.randperm(len(train), generator=generator)
+        for chosen in order.split(self.options.batch_size * world):
+            own = chosen[self.fabric.global_rank :: world]
+            if own.numel() < 2 and chosen.numel() < order.numel():
+                continue  # batch norm needs two images; a lone last one is left out
+            images = train.images[own]
+            if self.options.augment:
+                images = self.data.augmentation(images, generator)
+            yield self.data.normalise(images), train.labels[own]
+
+    def _assess(
+        self, model: nn.Module, phase: Phase, losses: tuple[float, float], lr: float, seconds: float
+    ) -> None:
+        """Evaluate the network as trained and as pruned, and remember the best."""
+        masks = self.method.masks(model)
+        pruned = masked(model, masks)
+        entry = Epoch(
+            phase=phase.name,
+            epoch=len(self.history) + 1,
+            task_loss=losses[0],
+            budget_loss=losses[1],
+            accuracy=accuracy(model, self.data.validation, self.data),
+            pruned_accuracy=accuracy(pruned, self.data.validation, self.data),
+            cost=self.method.cost(model),
+            lr=lr,
+            seconds=seconds,
+        )
+        self.history.append(entry)
+        if self.best is None or entry.pruned_accuracy >= self.best.score:
+            self.best = Best(
+                score=entry.pruned_accuracy,
+                epoch=entry.epoch,
+                state={k: v.detach().cpu().clone() for k, v in plain(model).state_dict().items()},
+                masks={k: v.cpu() for k, v in masks.items()},
+            )
+
+    def _checkpoint(
+        self, number: int, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any
+    ) -> None:
+        assert self.path is not None
+        assert self.best is not None
+        Checkpoint(
+            phase=number,
+            epoch=epoch,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            scheduler=scheduler.state_dict(),
+            history=self.history,
+            best=self.best,
+        ).save(self.path)
+
+    def _report(self) -> None:
+        if self.progress:
+            last = self.history[-1]
+            text = f"loss {last.task_loss:.3f}  val {last.accuracy:.1%}  pruned {last.pruned_accuracy:.1%}"
+            self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
+
+
+@contextmanager
+def _reproducible(seed: int, *, deterministic: bool) -> Iterator[None]:
+    """Seed torch and ask for deterministic kernels, and leave both as they were."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)

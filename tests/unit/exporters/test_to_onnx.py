@@ -1,0 +1,197 @@
+"""ONNX files: the network's outputs, its names, and not a word about this machine."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exported_nets import Residual, flat_net, judge, random_images, reference, signature, spoil
+from torch import Tensor, nn
+
+from pipeline.core.errors import PareError
+from pipeline.exporters import ExportFailure
+from pipeline.exporters.to_onnx import ToOnnx
+from pipeline.quantizers.float32 import Float32
+from pipeline.quantizers.int8 import Int8
+from pipeline.runtime.engines import open_model
+
+PLANS = [Float32.plan("onnx"), Int8.plan("onnx")]
+
+
+@pytest.fixture(scope="module", params=["flat", "residual"])
+def exported(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    flat = request.param == "flat"
+    model = flat_net() if flat else Residual().eval()
+    images = random_images(1, 8) if flat else random_images(3, 32)
+    sign = signature(1, 8, batch=None) if flat else signature(3, 32)
+    files = ToOnnx().write(model, PLANS, sign, images, folder, 60)
+    return model, images, sign, folder, files
+
+
+def test_files_pass_and_a_spoiled_network_does_not(exported) -> None:
+    model, images, _, _, files = exported
+    assert list(files) == ["float32", "int8"]
+    assert judge(files["float32"], "fp32", images, reference(model, images)).passed
+    assert judge(files["int8"], "int8", images, reference(model, images)).passed
+    for dtype, file in (("fp32", files["float32"]), ("int8", files["int8"])):
+        spoiled = spoil(model, images, dtype)
+        assert not judge(file, dtype, images, reference(spoiled, images)).passed
+
+
+def test_int8_difference_is_known_in_steps(exported) -> None:
+    model, images, _, _, files = exported
+    parity = judge(files["int8"], "int8", images, reference(model, images))
+    assert parity.output_scale is not None
+    assert 0 < parity.max_steps < 20
+
+
+def test_names_shapes_and_opset(exported) -> None:
+    _, _, sign, _, files = exported
+    for path in files.values():
+        engine = open_model(path)
+        assert engine.input.shape == tuple(sign.input_shape("NCHW"))
+        assert (engine.input.name, engine.output.name) == ("input", "logits")
+        assert (engine.input.dtype, engine.output.dtype) == ("float32", "float32")
+        proto = onnx.load(path)
+        assert {o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")} == {18}
+
+
+def test_side_car_and_metadata_props_say_the_same(exported) -> None:
+    _, _, sign, folder, files = exported
+    for scheme, path in files.items():
+        side_car = json.loads((folder / f"{path.name}.json").read_text())
+        props = {p.key: p.value for p in onnx.load(path).metadata_props}
+        assert side_car["input_name"] == "input"
+        assert side_car["input_layout"] == "NCHW"
+        assert side_car["input_shape"] == sign.input_shape("NCHW")
+        assert side_car["mean"] == sign.mean
+        assert side_car["std"] == sign.std
+        assert side_car["classes"] == sign.classes
+        assert side_car["dtype"] == {"float32": "fp32", "int8": "int8"}[scheme]
+        assert (side_car["producer"], side_car["recipe_hash"]) == ("pare 0.0", "f00d")
+        assert props == {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in side_car.items()
+        }
+
+
+def test_int8_weights_have_a_scale_a_channel(exported, tmp_path: Path) -> None:
+    model, images, sign, _, files = exported
+    plan = Int8.plan("onnx", "per-tensor")
+    single = ToOnnx().write(model, [plan], sign, images, tmp_path, 60)["int8"]
+
+    def most_scales(path: Path) -> int:
+        constants = onnx.load(path).graph.initializer
+        return max(int(np.prod(c.dims)) for c in constants if c.name.endswith("_scale"))
+
+    assert most_scales(files["int8"]) in (16, 12)
+    assert most_scales(single) == 1
+
+
+def test_files_say_nothing_about_this_machine(exported) -> None:
+    _, _, _, folder, files = exported
+    for path in files.values():
+        content = path.read_bytes()
+        assert b"site-packages" not in content
+        assert str(Path(__file__).parent).encode() not in content
+        assert str(folder).encode() not in content
+
+
+def test_only_finished_files_are_left(exported) -> None:
+    _, _, _, folder, files = exported
+    names = {path.name for path in files.values()}
+    expected = names | {f"{name}.json" for name in names} | {"logs"}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_the_same_network_gives_the_same_bytes_and_stays_as_it_was(tmp_path: Path) -> None:
+    model, images = flat_net(), random_images(1, 8)
+    before = copy.deepcopy(model.state_dict())
+    kept = images.copy()
+    first = ToOnnx().write(model, PLANS, signature(1, 8), images, tmp_path / "a", 60)
+    again = ToOnnx().write(model, PLANS, signature(1, 8), images, tmp_path / "b", 60)
+    for scheme in ("float32", "int8"):
+        assert first[scheme].read_bytes() == again[scheme].read_bytes()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not model.training
+    np.testing.assert_array_equal(images, kept)
+
+
+def test_opset_is_a_parameter(tmp_path: Path) -> None:
+    files = ToOnnx(opset=20).write(
+        flat_net(), PLANS[:1], signature(1, 8), random_images(1, 8), tmp_path, 60
+    )
+    assert onnx.load(files["float32"]).opset_import[0].version == 20
+
+
+class Branching(nn.Module):
+    """Cannot be exported: what it does depends on what it sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :5] if float(x.sum()) > 0 else x.flatten(1)[:, 5:10]
+
+
+def test_a_network_that_cannot_be_exported_fails_with_its_log(tmp_path: Path) -> None:
+    images = random_images(1, 8)
+    files = ToOnnx().write(Branching().eval(), PLANS, signature(1, 8), images, tmp_path, 60)
+    assert set(files) == {"float32", "int8"}
+    for failure in files.values():
+        assert isinstance(failure, ExportFailure)
+        assert "replace it in the network" in failure.reason
+        assert "Traceback" in failure.log.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+class Endless(nn.Module):
+    """Gives infinity, which a parity check could overlook."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :5] / 0.0
+
+
+def test_a_file_that_gives_infinity_does_not_land(tmp_path: Path) -> None:
+    images = np.abs(random_images(1, 8))
+    files = ToOnnx().write(Endless().eval(), PLANS[:1], signature(1, 8), images, tmp_path, 60)
+    assert isinstance(files["float32"], ExportFailure)
+    assert "an output is not finite" in files["float32"].reason
+    assert not list(tmp_path.glob("model.*"))
+
+
+def test_the_signature_must_fit_the_network(tmp_path: Path) -> None:
+    sign = signature(1, 8).model_copy(update={"classes": ["a", "b"]})
+    files = ToOnnx().write(flat_net(), PLANS[:1], sign, random_images(1, 8), tmp_path, 60)
+    assert "the output shape is [1, 5], it should be [1, 2]" in files["float32"].reason
+
+
+class TestRefusals:
+    def write(self, tmp_path: Path, model=None, plans=PLANS, images=None) -> None:
+        images = random_images(1, 8) if images is None else images
+        ToOnnx().write(model or flat_net(), plans, signature(1, 8), images, tmp_path, 60)
+
+    def test_training_mode(self, tmp_path: Path) -> None:
+        with pytest.raises(PareError, match=r"training mode\. Call model\.eval\(\) first"):
+            self.write(tmp_path, model=flat_net().train())
+
+    def test_another_format(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            PareError, match="a plan is for 'tflite', this exporter writes 'onnx'"
+        ):
+            self.write(tmp_path, plans=[Int8.plan("tflite")])
+
+    def test_a_scheme_twice(self, tmp_path: Path) -> None:
+        with pytest.raises(PareError, match="planned twice in int8, int8"):
+            self.write(tmp_path, plans=[PLANS[1], Int8.plan("onnx", "per-tensor")])
+
+    def test_images_of_another_shape(self, tmp_path: Path) -> None:
+        with pytest.raises(PareError, match=r"shape \[40, 3, 8, 8\].*\[n, 1, 8, 8\]"):
+            self.write(tmp_path, images=random_images(3, 8))
+
+    def test_images_of_another_type(self, tmp_path: Path) -> None:
+        with pytest.raises(PareError, match="calibration images are float64; give float32"):
+            self.write(tmp_path, images=random_images(1, 8).astype(np.float64))

@@ -1,0 +1,93 @@
+import platform
+
+import pytest
+
+from pipeline.runtime import conditions as module
+from pipeline.runtime.conditions import conditions, cpu_model, emulation
+
+X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Some CPU\n"
+ARM = "processor\t: 0\nCPU implementer\t: 0x41\n\nModel\t\t: Raspberry Pi 4 Model B\n"
+PLAIN_MAPS = "00400000-005b3000 r--p 00000000 fe:00 21 /bin/python3.11\n"
+# As user-mode QEMU 7.2 leaves it: the guest's file and the emulator's own, side by side.
+QEMU_MAPS = PLAIN_MAPS + "7f00-7f01 r-xp 00000000 fe:00 99 /usr/bin/qemu-aarch64-static\n"
+
+
+def machine(tmp_path, cpuinfo=X86, maps=PLAIN_MAPS, files=()):
+    (tmp_path / "proc/thread-self").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text(cpuinfo)
+    (tmp_path / "proc/thread-self/maps").write_text(maps)
+    for name, text in dict(files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name"),
+    [(X86, "x86_64"), (X86, "AMD64"), (ARM, "aarch64"), (ARM, "armv7l")],
+)
+def test_a_program_on_its_own_processor_is_not_emulated(tmp_path, cpuinfo, name):
+    assert emulation(machine(tmp_path, cpuinfo), machine=name) is None
+
+
+def test_user_mode_emulation_shows_in_the_mapped_files(tmp_path):
+    root = machine(tmp_path, ARM, QEMU_MAPS)
+    found = emulation(root, machine="aarch64")
+    assert found == "user-mode emulation by qemu-aarch64-static"
+
+
+@pytest.mark.parametrize(("cpuinfo", "name"), [(X86, "aarch64"), (ARM, "x86_64")])
+def test_a_foreign_processor_gives_emulation_away(tmp_path, cpuinfo, name):
+    found = emulation(machine(tmp_path, cpuinfo), machine=name)
+    assert found.startswith(f"a program for {name} on a processor with")
+
+
+def test_a_translated_processor_is_emulation_but_a_virtual_machine_is_not(tmp_path):
+    text = X86.replace("Some CPU", "QEMU Virtual CPU version 2.5+")
+    assert "translator" in emulation(machine(tmp_path / "a", text), machine="x86_64")
+    text = X86 + "flags\t: fpu hypervisor\n"
+    assert emulation(machine(tmp_path / "b", text), machine="x86_64") is None
+
+
+def test_without_proc_on_linux_nothing_is_ruled_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    assert "unknown" in emulation(tmp_path)
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    assert emulation(tmp_path) is None
+
+
+def test_a_directory_called_qemu_is_no_emulator(tmp_path):
+    maps = "00400000-005b3000 r--p 00000000 fe:00 21 /opt/qemu-tests/python3.11\n"
+    assert emulation(machine(tmp_path, X86, maps), machine="x86_64") is None
+
+
+def test_what_the_machine_tells_is_recorded_in_units(tmp_path):
+    scaling = "sys/devices/system/cpu/cpu0/cpufreq"
+    files = {
+        f"{scaling}/scaling_governor": "ondemand\n",
+        f"{scaling}/scaling_cur_freq": "1800000\n",
+        "sys/class/thermal/thermal_zone0/temp": "48312\n",
+    }
+    found = conditions(machine(tmp_path, files=files))
+    assert found["cpu"] == "Some CPU"
+    assert found["governor"] == "ondemand"
+    assert found["frequency_mhz"] == pytest.approx(1800)
+    assert found["temperature_c"] == pytest.approx(48.312)
+
+
+def test_what_the_machine_does_not_tell_is_missing(tmp_path):
+    found = conditions(machine(tmp_path, files={"sys/class/thermal/thermal_zone0/temp": "x"}))
+    assert found["governor"] is None
+    assert found["frequency_mhz"] is None
+    assert found["temperature_c"] is None
+
+
+def test_a_board_without_a_processor_name_gives_its_own(tmp_path):
+    assert cpu_model(machine(tmp_path, ARM)) == "Raspberry Pi 4 Model B"
+
+
+def test_this_machine_is_described():
+    found = conditions()
+    assert found["machine"] == platform.machine()
+    assert found["python"] == platform.python_version()
+    assert found["cores"] >= found["usable_cores"] >= 1
