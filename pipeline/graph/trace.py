@@ -33,13 +33,20 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     try:
         graph = fx.symbolic_trace(own)
     except Exception as error:
-        raise PareError(_refusal("cannot be traced", own, error)) from error
+        raise PareError(
+            f"the network {_refusal('cannot be traced', own, error)} Write the forward pass "
+            "without branches or loops that depend on tensor values, or wrap that part in a "
+            "function marked with torch.fx.wrap."
+        ) from error
     example = torch.zeros(2, *shape, dtype=next(own.parameters()).dtype)
     try:
         with torch.no_grad():
             ShapeProp(graph).propagate(example)
     except Exception as error:
-        raise PareError(_refusal(f"does not accept images of shape {shape}", own, error)) from error
+        raise PareError(
+            f"the network {_refusal(f'does not accept images of shape {shape}', own, error)} "
+            "Choose a model made for this image size, or resize the images."
+        ) from error
     for node in graph.graph.nodes:
         found = node.meta.get("tensor_meta")
         if isinstance(found, tuple) and hasattr(found, "shape"):
@@ -47,19 +54,17 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     return graph
 
 
-def _refusal(what: str, model: nn.Module, error: Exception) -> str:
-    """Name the line of the user's code where it went wrong, and the remedy."""
+def _refusal(what: str, model: nn.Module, error: BaseException) -> str:
+    """Name the network, the line of the user's code where it went wrong, and the reason."""
     torch_home = str(Path(torch.__file__).parent)
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if not f.filename.startswith(torch_home) and f.name == "forward"]
     where = ""
     if own:
-        frame = own[-1]
-        code = linecache.getline(frame.filename, frame.lineno or 0).strip()
-        where = f" at {frame.filename}:{frame.lineno}: `{code}`"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"the network {type(model).__name__} {what}{where}: {reason}. Write the forward pass "
-        "without branches or loops that depend on tensor values, or wrap that part in a "
-        "module decorated with torch.fx.wrap."
-    )
+        code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
+        where = f" at {own[-1].filename}:{own[-1].lineno}: `{code}`"
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    reason = str(root).strip().partition("\n")[0] or type(root).__name__
+    return f"{type(model).__name__} {what}{where}: {reason.rstrip('.')}."

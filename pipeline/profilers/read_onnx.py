@@ -50,7 +50,8 @@ def read_onnx(path: Path) -> FileGraph:
     tensors between them never exist. They are folded here in the same way: a tensor
     counts one byte an element where an integer kernel reads or writes it, and a Q or DQ
     between two such kernels is no operation. What remains is real: Q behind a float
-    input, DQ before a float output or before an operation that runs in float.
+    input, DQ before a float output or before an operation that runs in float. In the same
+    way Relu and Clip right behind Conv or Gemm cost nothing of their own.
 
     Raises:
         PareError: not an ONNX file, control flow, or sizes other than the batch left open.
@@ -65,15 +66,7 @@ def read_onnx(path: Path) -> FileGraph:
         )
     inputs = tuple(value.name for value in _true_inputs(model))
     outputs = tuple(value.name for value in model.graph.output)
-    tensors = _tensors(model, path)
-    origins, computed = _fold_constants(raw, tensors)
-    tensors = {
-        name: tensor.model_copy(update={"constant": tensor.constant or name in origins})
-        for name, tensor in tensors.items()
-    }
-    names, kept = _fold_pairs(computed, tensors, inputs, outputs)
-    scales = _weight_scales(raw, tensors)
-    nodes = [_to_node(node, names, tensors, origins, scales) for node in kept]
+    tensors, nodes = _executed(raw, _tensors(model, path), inputs, outputs)
     used = {name for node in nodes for name in (*node.inputs, *node.outputs)}
     used.update(inputs, outputs)
     input_dtypes = tuple(tensors[name].dtype for name in inputs)
@@ -94,6 +87,29 @@ def read_onnx(path: Path) -> FileGraph:
     )
 
 
+def _executed(
+    raw: list[_Raw],
+    stored: Mapping[str, TensorInfo],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> tuple[dict[str, TensorInfo], list[Node]]:
+    """Return the operations the runtime is left with, and every tensor by name."""
+    origins, computed = _fold_constants(raw, stored)
+    tensors = {
+        name: tensor.model_copy(update={"constant": tensor.constant or name in origins})
+        for name, tensor in stored.items()
+    }
+    view = _View(computed, tensors, outputs)
+    names, kept = _fold_pairs(computed, view, inputs)
+    through = {node.outputs[0]: node.inputs[0] for node in computed if node.type == _DQ}
+    scales = _weight_scales(raw, tensors)
+    nodes = []
+    for node in kept:
+        seen = names | through if view.is_integer(node) else names
+        nodes.append(_to_node(node, seen, tensors, origins, scales))
+    return tensors, nodes
+
+
 def _load(path: Path) -> tuple[Any, bool, int]:
     """Parse the file and infer every shape, at batch 1 where the batch is open."""
     import onnx
@@ -102,32 +118,39 @@ def _load(path: Path) -> tuple[Any, bool, int]:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's own class, which differs between its versions
         raise PareError(f"{path} is not a readable ONNX file: {error}") from error
+    is_static = _fix_batch(model, path)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise PareError(
+            f"{path}: no shape can be inferred: {error}. Export it again."
+        ) from error
+    sizes = [value.type.tensor_type.shape.dim for value in _true_inputs(model)]
+    batch = sizes[0][0].dim_value if sizes and len(sizes[0]) else 1
+    return model, is_static, batch
+
+
+def _fix_batch(model: Any, path: Path) -> bool:
+    """Set an open batch to 1 in a model just loaded; return whether there was none."""
     open_sizes = [
-        (value.name, axis)
+        (value, axis)
         for value in _true_inputs(model)
         for axis, size_ in enumerate(value.type.tensor_type.shape.dim)
         if not size_.HasField("dim_value") or size_.dim_value < 1
     ]
-    beyond = next(((name, axis) for name, axis in open_sizes if axis > 0), None)
-    if beyond:
-        raise PareError(
-            f"{path}: size {beyond[1]} of input {beyond[0]!r} is left open, so nothing can be "
-            f"planned. Export with a fixed input size."
-        )
-    for value in _true_inputs(model) if open_sizes else []:
+    for value, axis in open_sizes:
+        if axis > 0:
+            raise PareError(
+                f"{path}: size {axis} of input {value.name!r} is left open, so nothing can be "
+                f"planned. Export with a fixed input size."
+            )
         value.type.tensor_type.shape.dim[0].dim_value = 1
     # Shapes stored for an open batch would win over those inferred for a batch of one.
     if open_sizes:
         del model.graph.value_info[:]
         for value in model.graph.output:
             value.type.tensor_type.ClearField("shape")
-    try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise PareError(f"{path}: the shapes contradict each other: {error}") from error
-    sizes = [value.type.tensor_type.shape.dim for value in _true_inputs(model)]
-    batch = sizes[0][0].dim_value if sizes and len(sizes[0]) else 1
-    return model, not open_sizes, batch
+    return not open_sizes
 
 
 def _true_inputs(model: Any) -> list[Any]:
@@ -214,23 +237,18 @@ def _fold_constants(
 
 
 def _fold_pairs(
-    nodes: list[_Raw],
-    tensors: Mapping[str, TensorInfo],
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
+    nodes: list[_Raw], view: _View, inputs: tuple[str, ...]
 ) -> tuple[dict[str, str], list[_Raw]]:
     """Fold the Q, DQ and activation nodes that the kernels beside them absorb.
 
     Returns:
-        Each tensor that never exists with the one that stands for it, and the nodes that
-        remain.
+        Each tensor that a kernel never writes with the one it writes instead, and the
+        nodes that remain.
     """
-    view = _View(nodes, tensors, outputs)
     names: dict[str, str] = {}
     absorbed: set[str] = set()
     for node in nodes:
         if node.type == _DQ and view.feeds_integer_kernels(node):
-            names[node.outputs[0]] = node.inputs[0]
             absorbed.add(node.outputs[0])
         if node.type in _PASSED and view.is_applied(node):
             names[node.inputs[0]] = node.outputs[0]
@@ -259,7 +277,7 @@ class _View:
     def feeds_integer_kernels(self, node: _Raw) -> bool:
         """Whether nobody needs the float values a DQ node would write."""
         readers = self._readers.get(node.outputs[0], [])
-        return node.outputs[0] not in self._outputs and all(map(self._is_integer, readers))
+        return node.outputs[0] not in self._outputs and all(map(self.is_integer, readers))
 
     def chain_before(self, node: _Raw) -> list[str]:
         """Return the float tensors between an integer kernel and Q, last one first."""
@@ -293,7 +311,7 @@ class _View:
         makers = [self._maker.get(name) for name in moving]
         return all(maker is not None and maker.type == _DQ for maker in makers)
 
-    def _is_integer(self, node: _Raw) -> bool:
+    def is_integer(self, node: _Raw) -> bool:
         """Whether it runs in integers: products do, the rest if their result is quantized."""
         if not self._reads_integers(node):
             return False

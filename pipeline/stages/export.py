@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import pipeline
 from pipeline.core.errors import PareError
@@ -23,6 +24,8 @@ from pipeline.graph.fold import fold_batch_norm
 from pipeline.runtime.engines import open_model
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import logits
+
+Logits = npt.NDArray[np.float32]
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -45,7 +48,8 @@ def run(context: Context) -> dict[str, Any]:
             network, own, _signature(context), calibration, context.out, options.converter_timeout_s
         )
         made |= {plan.file_name: written[plan.scheme] for plan in own}
-    files = [_examine(context, plan, made[plan.file_name]) for plan in plans]
+    reference = logits(context.compacted(), context.data.normalise(context.data.test.images))
+    files = [_examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans]
     for entry in files:
         if entry["state"] != "made":
             context.reporter.warn(f"{entry['file']}: {entry['state']}. {entry['why']}")
@@ -76,7 +80,9 @@ def _signature(context: Context) -> Signature:
     )
 
 
-def _examine(context: Context, plan: SchemePlan, made: Path | ExportFailure) -> dict[str, Any]:
+def _examine(
+    context: Context, plan: SchemePlan, made: Path | ExportFailure, reference: Logits
+) -> dict[str, Any]:
     """Return what is known of one file: made, refused (no file) or rejected (unfaithful)."""
     entry: dict[str, Any] = {
         "file": plan.file_name,
@@ -88,12 +94,11 @@ def _examine(context: Context, plan: SchemePlan, made: Path | ExportFailure) -> 
     if isinstance(made, ExportFailure):
         return {**entry, "state": "refused", "why": made.reason}
     data, options = context.data, context.recipe.export
-    images = data.normalise(data.test.images)
     parity = compare(
         open_model(made),
-        images.numpy(),
+        data.normalise(data.test.images).numpy(),
         data.test.labels.numpy(),
-        logits(context.compacted(), images).numpy(),
+        reference,
         dtype=plan.dtype,
         max_float_difference=options.max_float_difference,
         min_agreement=options.min_agreement,

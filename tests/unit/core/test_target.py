@@ -40,12 +40,14 @@ def test_a_path_may_be_text(tmp_path):
 
 
 def test_an_unknown_target_is_refused_with_the_nearest_name():
-    with pytest.raises(PareError, match="no target named 'rasberry-pi-4b'. Did you mean 'rasp"):
+    with pytest.raises(
+        PareError, match=r"no target named 'rasberry-pi-4b'\. Did you mean 'rasp"
+    ):
         Target.load("rasberry-pi-4b")
 
 
 def test_a_missing_file_is_refused():
-    with pytest.raises(PareError, match="no file at nowhere.toml"):
+    with pytest.raises(PareError, match=r"no file at nowhere\.toml"):
         Target.load("nowhere.toml")
 
 

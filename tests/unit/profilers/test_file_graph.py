@@ -1,3 +1,4 @@
+import sys
 from math import prod
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from pipeline.profilers.memory import plan
 
 REFERENCE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mlperf-tiny"
 needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="the MLPerf Tiny reference files are not beside the checkout"
+    not REFERENCE.is_dir(),
+    reason="the MLPerf Tiny reference files are not beside the checkout",
 )
 
 
@@ -28,7 +30,7 @@ def save_onnx(path, nodes, weights, inputs, outputs, opset=18):
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
     )
-    imports = [helper.make_opsetid("", opset)]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("example.org", 1)]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=9), str(path))
     return path
 
@@ -99,11 +101,15 @@ PRODUCTS = [
 @pytest.mark.parametrize(("kind", "attributes", "weight", "data", "out", "macs"), PRODUCTS)
 def test_every_product_is_counted(tmp_path, kind, attributes, weight, data, out, macs):
     node = helper.make_node(kind, ["x", "w"], ["y"], **attributes)
-    path = save_onnx(tmp_path / "a.onnx", [node], {"w": zeros(*weight)}, {"x": data}, {"y": out})
+    path = save_onnx(
+        tmp_path / "a.onnx", [node], {"w": zeros(*weight)}, {"x": data}, {"y": out}
+    )
     assert read(path).macs == macs
 
 
-@pytest.mark.parametrize(("group", "outputs", "expected"), [(4, 4, True), (4, 8, False), (1, 4, False)])
+@pytest.mark.parametrize(
+    ("group", "outputs", "expected"), [(4, 4, True), (4, 8, False), (1, 4, False)]
+)
 def test_only_a_convolution_of_each_channel_by_itself_is_depthwise(
     tmp_path, group, outputs, expected
 ):
@@ -182,6 +188,62 @@ def test_a_quantized_sum_runs_in_integers(tmp_path):
     path = save_onnx(tmp_path / "a.onnx", nodes, SCALARS, {"x": [1, 8]}, {"y": [1, 8]})
     add = next(op for op in read(path).ops if op.type == "Add")
     assert add.activation_bytes == 8 + 8  # read once, though named twice
+
+
+def test_a_kernel_reads_integers_though_a_float_operation_reads_the_same_tensor(tmp_path):
+    nodes = [
+        *pair("x", "xd"),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        conv("xd", "wd", "y"),
+        helper.make_node("Sigmoid", ["xd"], ["v"]),
+    ]
+    weights = {**SCALARS, "w": zeros(3, 3, 1, 1, dtype=np.int8)}
+    sizes = {"x": [1, 3, 8, 8]}, {"y": [1, 3, 8, 8], "v": [1, 3, 8, 8]}
+    graph = read(save_onnx(tmp_path / "a.onnx", nodes, weights, *sizes))
+    moved = {op.type: op.activation_bytes for op in graph.ops}
+    assert graph.dtype == "int8"
+    assert moved["Conv"] == 3 * 64 * (1 + 4)
+    assert moved["DequantizeLinear"] == 3 * 64 * (1 + 4)
+    assert moved["Sigmoid"] == 3 * 64 * (4 + 4)
+
+
+def test_an_activation_between_a_quantized_sum_and_its_pair_costs_nothing(tmp_path):
+    nodes = [
+        *pair("x", "xd"),
+        helper.make_node("Add", ["xd", "xd"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        *pair("r", "y"),
+    ]
+    path = save_onnx(tmp_path / "a.onnx", nodes, SCALARS, {"x": [1, 8]}, {"y": [1, 8]})
+    moved = [(op.type, op.activation_bytes) for op in read(path).ops]
+    assert moved[1] == ("Add", 8 + 8)
+    assert len(moved) == 3
+
+
+def test_a_sum_whose_float_result_is_wanted_runs_in_float(tmp_path):
+    nodes = [
+        *pair("x", "xd"),
+        helper.make_node("Add", ["xd", "xd"], ["a"]),
+        *pair("a", "y"),
+    ]
+    sizes = {"x": [1, 8]}, {"y": [1, 8], "a": [1, 8]}
+    graph = read(save_onnx(tmp_path / "a.onnx", nodes, SCALARS, *sizes))
+    add = next(op for op in graph.ops if op.type == "Add")
+    assert add.activation_bytes == 8 * 4 + 8 * 4
+
+
+def test_a_file_that_names_no_version_of_its_operators_is_refused(tmp_path):
+    nodes = [helper.make_node("Mystery", ["x"], ["y"], domain="nowhere.example")]
+    path = save_onnx(tmp_path / "a.onnx", nodes, {}, {"x": [1, 8]}, {"y": [1, 8]})
+    with pytest.raises(PareError, match="no shape can be inferred"):
+        read(path)
+
+
+def test_without_its_engine_a_lite_file_cannot_be_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    (tmp_path / "a.tflite").write_bytes(b"....TFL3")
+    with pytest.raises(PareError, match=r"needs ai-edge-litert.*pip install 'pare\[tflite\]'"):
+        read(tmp_path / "a.tflite")
 
 
 def test_integers_made_on_the_fly_are_no_integer_file(tmp_path):
@@ -267,6 +329,13 @@ def test_an_open_batch_is_read_as_one_and_told(tmp_path):
     graph = read(path)
     assert (graph.static_shapes, graph.batch) == (False, 1)
     assert graph.macs == 4 * 3 * 64
+
+
+def test_only_the_open_batch_is_set(tmp_path):
+    nodes = [helper.make_node("Mul", ["x", "k"], ["y"])]
+    sizes = {"x": ["n", 8], "k": []}, {"y": ["n", 8]}
+    graph = read(save_onnx(tmp_path / "a.onnx", nodes, {}, *sizes))
+    assert [tensor.shape for tensor in graph.tensors] == [(1, 8), (), (1, 8)]
 
 
 def test_a_fixed_batch_is_counted_in_full(tmp_path):

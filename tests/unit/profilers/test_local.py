@@ -47,7 +47,9 @@ def test_a_latency_carries_its_n_its_interval_and_its_conditions(engines, tmp_pa
     assert {"cpu", "governor", "load_average", "frequency_after_mhz"} <= conditions.keys()
 
 
-@pytest.mark.parametrize(("runs", "p90", "p95"), [(63, False, False), (64, True, False), (130, True, True)])
+@pytest.mark.parametrize(
+    ("runs", "p90", "p95"), [(63, False, False), (64, True, False), (130, True, True)]
+)
 def test_a_percentile_that_n_cannot_support_is_missing(engines, tmp_path, runs, p90, p95):
     (found,) = Local(warmup_runs=1, warmup_s=0, runs=runs).measure(tmp_path / "a.onnx")
     assert (found.p90 is not None, found.p95 is not None) == (p90, p95)
@@ -72,7 +74,7 @@ def test_a_file_no_engine_takes_is_the_users_problem(monkeypatch, tmp_path):
 
     monkeypatch.setattr(local, "open_model", refuse)
     monkeypatch.setattr(local, "emulation", lambda: None)
-    with pytest.raises(PareError, match="no engine for '.h5'"):
+    with pytest.raises(PareError, match=r"no engine for '\.h5'"):
         Local().measure(tmp_path / "model.h5")
 
 

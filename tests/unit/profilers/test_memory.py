@@ -19,7 +19,8 @@ from pipeline.profilers.memory import (
 
 REFERENCE = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mlperf-tiny"
 needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="the MLPerf Tiny reference files are not beside the checkout"
+    not REFERENCE.is_dir(),
+    reason="the MLPerf Tiny reference files are not beside the checkout",
 )
 
 

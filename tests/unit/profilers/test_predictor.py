@@ -31,7 +31,12 @@ def one_op(macs, activation_bytes, dtype="fp32", file_format="tflite"):
         activation_bytes=activation_bytes,
     )
     return FileGraph(
-        format=file_format, tensors=tensors, ops=(op,), inputs=("x",), outputs=("y",), dtype=dtype
+        format=file_format,
+        tensors=tensors,
+        ops=(op,),
+        inputs=("x",),
+        outputs=("y",),
+        dtype=dtype,
     )
 
 
@@ -97,7 +102,8 @@ def test_the_interval_follows_from_the_leave_one_out_error():
 
 def test_a_larger_error_gives_a_wider_interval():
     narrow, wide = (
-        predict(one_op(300_000_000, 0), with_row(PI, loo_mape_pct=pct)).spread for pct in (5, 40)
+        predict(one_op(300_000_000, 0), with_row(PI, loo_mape_pct=pct)).spread
+        for pct in (5, 40)
     )
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
@@ -201,6 +207,19 @@ def test_the_accelerator_is_bounded_and_never_predicted():
 def test_a_target_that_states_no_peak_bounds_nothing():
     bare = PI.model_copy(update={"cpu": None, "memory": type(PI.memory)()})
     assert bound(one_op(1, 1), bare) is None
+
+
+@pytest.mark.parametrize("dtype", ["int8", "mixed"])
+def test_a_core_whose_peak_is_not_stated_bounds_nothing(dtype):
+    cluster = CAMERA.cpu.clusters[0].model_copy(update={"int8_macs_per_cycle": None})
+    cpu = CAMERA.cpu.model_copy(update={"clusters": (cluster,)})
+    bare = CAMERA.model_copy(update={"cpu": cpu})
+    assert bound(one_op(1, 1, dtype), bare) is None
+    assert bound(one_op(1, 1, "fp32"), bare).value > 0
+
+
+def test_a_target_without_an_accelerator_bounds_none():
+    assert bound(one_op(1, 1), PI, unit="accelerator") is None
 
 
 @pytest.mark.parametrize("width", [1, 4])

@@ -1,0 +1,186 @@
+"""The records of a run's stages, gathered into one; nothing is rounded or worded here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.artifact import Artifact
+from pipeline.core.errors import PareError
+from pipeline.core.measure import Measure
+from pipeline.core.record import read_toml
+from pipeline.core.rundir import RunDir, read_json
+
+SCHEMA_VERSION = 1
+
+#: The stages a report is made of, in their order.
+STAGES = ("train", "prune", "compact", "quantize", "export", "profile")
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Gather everything that is known of a finished run, as plain data.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        The content of ``report.json``. What is not known is ``None``, never a zero.
+
+    Raises:
+        PareError: the folder holds no run, or a stage of it is missing or damaged; the
+            message names the command that makes it.
+    """
+    artifacts = _artifacts(folder)
+    recipe = read_toml(folder / "recipe.toml")
+    files = _read(folder, "export", "files.json")
+    profile = _read(folder, "profile", "profile.json")
+    plan = _read(folder, "compact", "plan.json")
+    metrics = {name: artifact.metrics for name, artifact in artifacts.items()}
+    measured = {entry["file"]: entry for entry in profile["files"]}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": recipe.get("name", folder.resolve().name),
+        "created": max(a.provenance.finished_utc for a in artifacts.values()),
+        "keys": {name: artifact.provenance.key for name, artifact in artifacts.items()},
+        "recipe": recipe,
+        "method": {
+            "name": recipe.get("method", {}).get("name"),
+            "options": metrics["train"]["options"],
+        },
+        "data": metrics["train"]["data"],
+        "accuracy": _accuracy(metrics),
+        "counts": _counts(metrics),
+        "layers": _layers(metrics, plan),
+        "cut": _cut(plan),
+        "training": {
+            "epochs": metrics["train"]["epochs"],
+            "best_epoch": metrics["train"]["best_epoch"],
+            "history": _read(folder, "train", "history.json"),
+        },
+        "equivalence": _read(folder, "compact", "equivalence.json"),
+        "quantization": {
+            "files": metrics["quantize"]["files"],
+            "calibration": metrics["quantize"]["calibration"],
+        },
+        "files": [entry | measured.get(entry["file"], {}) for entry in files],
+        "targets": profile["targets"],
+        "environment": _environment(artifacts, profile["files"]),
+    }
+
+
+def _artifacts(folder: Path) -> dict[str, Artifact]:
+    """Return what each stage left, all of it whole."""
+    if not (folder / "recipe.toml").is_file():
+        raise PareError(f"{folder} is not the folder of a run: it has no recipe.toml.")
+    found = {}
+    for number, stage in enumerate(STAGES, 1):
+        artifact = RunDir(folder).finished(number, stage)
+        if artifact is None:
+            raise PareError(
+                f"{folder}: stage {stage!r} is missing or not whole, so there is nothing "
+                f"complete to report. Make it with `pare {stage} {folder}`, or everything "
+                f"with `pare run {folder}`."
+            )
+        found[stage] = artifact
+    return found
+
+
+def _read(folder: Path, stage: str, name: str) -> Any:
+    return read_json(RunDir(folder).folder(STAGES.index(stage) + 1, stage) / name)
+
+
+def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return top-1 on the test split at each step of the network's way."""
+    count = metrics["train"]["test_images"]
+    steps = {
+        "trained": metrics["train"]["test_accuracy"],
+        "pruned": metrics["prune"]["accuracy_after"],
+        "compact": metrics["compact"]["test_accuracy"],
+    }
+    return {
+        step: Measure(
+            value=value, unit="", basis="measured", n=count, conditions={"split": "test"}
+        ).model_dump(mode="json")
+        for step, value in steps.items()
+    }
+
+
+def _counts(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what the whole network weighs before and after."""
+    names = ("parameters", "weights", "nonzero_weights", "macs")
+    prune, compact = metrics["prune"], metrics["compact"]
+    return {
+        "before": {name: compact["before"][name] for name in names},
+        "after": {name: compact["after"][name] for name in names},
+        "kept_weights": prune["kept_weights"],
+        "effective_weights": prune["effective_weights"],
+    }
+
+
+def _layers(metrics: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each layer before and after, and how many of its channels left for what."""
+    after = {layer["name"]: layer for layer in metrics["compact"]["after"]["layers"]}
+    kept = {layer["name"]: layer["kept"] for layer in metrics["prune"]["layers"]}
+    reasons: dict[str, Counter[str]] = {}
+    for channel in plan["removed"]:
+        reasons.setdefault(channel["layer"], Counter())[channel["reason"]] += 1
+    return [
+        {
+            "name": layer["name"],
+            "kind": layer["kind"],
+            "channels": layer["outputs"],
+            "channels_after": after.get(layer["name"], {}).get("outputs"),
+            "removed": dict(sorted(reasons.get(layer["name"], Counter()).items())),
+            "weights": layer["weights"],
+            "kept_weights": kept.get(layer["name"]),
+            "weights_after": after.get(layer["name"], {}).get("weights"),
+            "nonzero_weights_after": after.get(layer["name"], {}).get("kept"),
+            "macs": layer["macs"],
+            "macs_after": after.get(layer["name"], {}).get("macs"),
+        }
+        for layer in metrics["compact"]["before"]["layers"]
+    ]
+
+
+def _cut(plan: dict[str, Any]) -> dict[str, Any]:
+    """Summarize the cut plan: reasons, constants and where they went, dead that stayed."""
+    stayed: dict[tuple[str, str], list[int]] = {}
+    for channel in plan["kept"]:
+        stayed.setdefault((channel["layer"], channel["why"]), []).append(channel["channel"])
+    return {
+        "removed": len(plan["removed"]),
+        "reasons": dict(sorted(Counter(c["reason"] for c in plan["removed"]).items())),
+        "folds": [
+            {"layer": layer, "into": fold["into"], "constants": fold["constants"]}
+            for layer, fold in plan["folds"].items()
+        ],
+        "kept": [
+            {"layer": layer, "why": why, "channels": channels}
+            for (layer, why), channels in stayed.items()
+        ],
+    }
+
+
+def _environment(artifacts: dict[str, Artifact], measured: list[Any]) -> dict[str, Any]:
+    """Return with what, where and when each stage ran."""
+    last = artifacts[STAGES[-1]].provenance
+    first = next((t for entry in measured for t in entry["latency"]), None)
+    return {
+        "versions": last.versions,
+        "git_commit": last.git_commit,
+        "seed": last.seed,
+        "conditions": first["median"]["conditions"] if first else None,
+        "stages": [
+            {
+                "stage": stage,
+                "key": artifact.provenance.key,
+                "seconds": artifact.provenance.seconds,
+                "finished_utc": artifact.provenance.finished_utc,
+                "git_commit": artifact.provenance.git_commit,
+                "versions": artifact.provenance.versions,
+                "summary": artifact.metrics["summary"],
+            }
+            for stage, artifact in artifacts.items()
+        ],
+    }

@@ -1,0 +1,50 @@
+"""The report as one page that needs nothing else: no script, no link, no font to fetch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tomli_w
+from markupsafe import Markup
+
+from pipeline.report import pictures, tables, verdicts
+from pipeline.report.tables import Table
+
+
+def page(report: dict[str, Any]) -> str:
+    """Return a report as a self-contained HTML page.
+
+    Args:
+        report: as ``collect`` returns it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["drawn"] = Markup  # our own SVG; its texts are escaped where drawn
+    return environment.get_template("template.html").render(
+        report=report,
+        headline=verdicts.headline(report),
+        cards=verdicts.cards(report),
+        tables=tables,
+        training=pictures.training(report),
+        layers=pictures.layers(report),
+        files=pictures.files(report),
+        limits=_limits(report),
+        recipe=tomli_w.dumps(report["recipe"]),
+    )
+
+
+def _limits(report: dict[str, Any]) -> list[tuple[dict[str, Any], str | None, Table | None]]:
+    """Return for each target its file on show, and that file's limits one by one."""
+    found = []
+    for target in report["targets"]:
+        file = verdicts.nearest(target)
+        found.append((target, file, tables.checks(report, target, file) if file else None))
+    return found

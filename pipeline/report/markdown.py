@@ -1,0 +1,115 @@
+"""The report in compact Markdown, for a pull request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tomli_w
+
+from pipeline.report import tables, verdicts
+from pipeline.report.tables import Cell, Column, Table
+from pipeline.report.wording import DASH
+
+
+def text(report: dict[str, Any]) -> str:
+    """Return a report as Markdown.
+
+    Args:
+        report: as ``collect`` returns it.
+    """
+    parts = [
+        f"# {_plain(report['name'])}",
+        _plain(verdicts.headline(report)),
+        *_section("Verdicts", _verdicts(report)),
+        *_lost(report),
+        *_section("Files", tables.files(report)),
+        *_section("The network", tables.scores(report)),
+        *_section("What was cut and why", tables.layers(report)),
+        *_section("Where constants were folded", tables.folds(report), level=3),
+        *_section("Dead channels that were kept", tables.stayed(report), level=3),
+        *_section("Proof: compact network against masked network", tables.proof(report)),
+        *_checks(report),
+        *_section("Stages", tables.stages(report)),
+        *_section("Number formats", tables.plan(report), level=3),
+        *_section("Calibration", tables.calibration(report), level=3),
+        *_section("Measured on", tables.conditions(report), level=3),
+        *_section("Versions", tables.versions(report), level=3),
+        f"Seeds: {_plain(tables.seeds(report))}.",
+        _fenced(tomli_w.dumps(report["recipe"]), "Recipe"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _verdicts(report: dict[str, Any]) -> Table:
+    """Return one row a target: its file and the figures that matter, each with its basis."""
+    titles = ("Target", "Verdict", "File", "Latency", "Peak RAM", "Size", "Top-1", "Why")
+    rows = []
+    for card in verdicts.cards(report):
+        facts = [Cell(fact.figure, fact.basis) for fact in card.facts] or [Cell(DASH)] * 4
+        why = " ".join([card.why, *card.open])
+        rows.append(
+            [
+                Cell(card.name, card.id),
+                Cell(card.state, mark=card.mark),
+                Cell(card.file or DASH, "" if card.file or not card.shown else f"shown: {card.shown}"),
+                *facts,
+                Cell(why),
+            ]
+        )
+    return Table([Column(title) for title in titles], rows)
+
+
+def _lost(report: dict[str, Any]) -> list[str]:
+    parts = []
+    for card in verdicts.cards(report):
+        parts += _section(f"Why the other files lost on {card.name}", card.lost, level=3)
+    return parts
+
+
+def _checks(report: dict[str, Any]) -> list[str]:
+    parts = []
+    for target in report["targets"]:
+        file = verdicts.nearest(target)
+        if file:
+            title = f"Limits of {target['name']}, held against {file}"
+            parts += _section(title, tables.checks(report, target, file), level=3)
+    return ["## Limits", *parts] if parts else []
+
+
+def _section(title: str, table: Table, level: int = 2) -> list[str]:
+    """Return a heading and a table, or nothing where the table has no row."""
+    return [f"{'#' * level} {_plain(title)}", _table(table)] if table.rows else []
+
+
+def _table(table: Table) -> str:
+    """Return a table; the second line of a cell follows in brackets."""
+    head = [_cell(Cell(column.title, column.note)) for column in table.columns]
+    rule = ["---:" if column.numeric else "---" for column in table.columns]
+    lines = [head, rule, *([_cell(cell) for cell in row] for row in table.rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: Cell) -> str:
+    note = f" ({cell.note})" if cell.note else ""
+    return _plain(cell.text + note).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Keep a text from being read as Markdown or HTML, on one line.
+
+    >>> _plain("<b>*a*</b>")
+    '&lt;b&gt;\\\\*a\\\\*&lt;/b&gt;'
+    """
+    text = " ".join(text.split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for letter in "\\`*_[]":
+        text = text.replace(letter, f"\\{letter}")
+    return text
+
+
+def _fenced(text: str, title: str) -> str:
+    """Return a block that its own content can't end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"<details><summary>{title}</summary>\n\n{fence}toml\n{text}{fence}\n\n</details>"

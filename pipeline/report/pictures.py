@@ -1,0 +1,342 @@
+"""Figures of a report as SVG that goes into the page itself, in the page's own colours.
+
+Text stays text, in the page's font. Colours are written as the page's CSS variables, so that
+a picture follows its light and its dark scheme. Nothing refers to anything outside.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.report.wording import part, plural, whole
+
+# Drawn in these colours, then written as variables of the page, which knows both schemes.
+_INK, _SOFT, _LINE = "#10a001", "#10a002", "#10a003"
+_SERIES = ("#10a011", "#10a012", "#10a013", "#10a014")
+_PALE = "#10a021"
+_VARIABLES = {
+    _INK: "--ink",
+    _SOFT: "--soft",
+    _LINE: "--line",
+    _PALE: "--pale",
+    **{colour: f"--series-{number}" for number, colour in enumerate(_SERIES, 1)},
+}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names of layers and files may hold a dollar sign
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.5,
+    "text.color": _INK,
+    "xtick.color": _LINE,
+    "ytick.color": _LINE,
+    "xtick.labelcolor": _SOFT,
+    "ytick.labelcolor": _SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 1.4,
+    "legend.borderaxespad": 0.2,
+    "lines.linewidth": 1.4,
+}
+
+
+class Picture(NamedTuple):
+    """An SVG element, what it shows in a title, and what its figures are."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def training(report: dict[str, Any]) -> list[Picture]:
+    """Draw the losses, the accuracies and the cost of each epoch."""
+    history = report["training"]["history"]
+    if not history:
+        return []
+    images = whole(report["data"].get("validation"))
+    return [
+        _losses(history),
+        _curves(
+            history,
+            "Accuracy on validation",
+            f"top-1 in %, measured, n = {images}; line: the epoch that was kept",
+            [("as trained", "accuracy", 100), ("as pruned", "pruned_accuracy", 100)],
+            kept=report["training"]["best_epoch"],
+        ),
+        _cost(history, report),
+    ]
+
+
+def layers(report: dict[str, Any]) -> list[Picture]:
+    """Draw weights and channels of each layer, before and after."""
+    if not report["layers"]:
+        return []
+    return [_weights(report["layers"]), _channels(report["layers"])]
+
+
+def files(report: dict[str, Any]) -> list[Picture]:
+    """Draw the size of each file, and its accuracy against its latency."""
+    sized = [entry for entry in report["files"] if entry.get("bytes") is not None]
+    timed = [entry for entry in sized if entry.get("latency")]
+    found = []
+    if sized:
+        found.append(_sizes(sized))
+    if timed:
+        found.append(_scatter(timed))
+    return found
+
+
+def _losses(history: list[dict[str, Any]]) -> Picture:
+    lines = [("task", "task_loss", 1)]
+    if any(epoch["budget_loss"] for epoch in history):
+        lines.append(("budget", "budget_loss", 1))
+    return _curves(history, "Losses", "mean of each epoch, training split, measured", lines)
+
+
+def _cost(history: list[dict[str, Any]], report: dict[str, Any]) -> Picture:
+    budget = report["recipe"].get("budget", {}).get("weights")
+    if not any(epoch["cost"] is not None for epoch in history):
+        return Picture("Cost against budget", "this method trains without a cost", "")
+    note = "weights in % of the dense network, counted by the method at the end of each epoch"
+    return _curves(
+        history, "Cost against budget", note, [("cost", "cost", 100)],
+        level=None if budget is None else 100 * budget,
+    )  # fmt: skip
+
+
+def _curves(
+    history: list[dict[str, Any]],
+    title: str,
+    note: str,
+    lines: Sequence[tuple[str, str, float]],
+    *,
+    kept: int | None = None,
+    level: float | None = None,
+) -> Picture:
+    """Draw figures of the history against the epoch, with the borders of the phases."""
+
+    def draw(axes: Any) -> None:
+        epochs = [epoch["epoch"] for epoch in history]
+        marker = "o" if len(epochs) == 1 else ""
+        for (label, key, factor), colour in zip(lines, _SERIES, strict=False):
+            values = [math.nan if e[key] is None else factor * e[key] for e in history]
+            axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=4)
+        if level is not None:
+            axes.axhline(level, color=_INK, linewidth=0.9, linestyle=(0, (4, 2)), label="budget")
+        if kept is not None:
+            axes.axvline(kept, color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
+        for before, after in zip(history, history[1:], strict=False):
+            if before["phase"] != after["phase"]:
+                axes.axvline(before["epoch"] + 0.5, color=_SOFT, linewidth=0.6)
+                axes.annotate(
+                    after["phase"], (before["epoch"] + 0.5, 1.0), xytext=(2, -1),
+                    xycoords=("data", "axes fraction"), textcoords="offset points",
+                    color=_SOFT, va="top", fontsize=7,
+                )  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(x=0.02)
+        if len(epochs) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.set_ylim(*((-2, 102) if "Accuracy" in title else (0, None)))
+        axes.legend(loc="best")
+
+    return Picture(title, note, _svg(title, note, (3.5, 2.3), draw))
+
+
+def _weights(found: list[dict[str, Any]]) -> Picture:
+    title = "Weights of each layer"
+    note = (
+        "counted, logarithmic; the share is what the method kept of the dense layer, non-zero "
+        "is what is left after compaction"
+    )
+    kinds = [
+        ("dense", "weights", "o", _PALE),
+        ("stored", "weights_after", "D", _SERIES[3]),
+        ("kept", "kept_weights", "o", _SERIES[0]),
+        ("non-zero", "nonzero_weights_after", "|", _SERIES[1]),
+    ]
+
+    def draw(axes: Any) -> None:
+        rows = range(len(found))
+        for row, layer in zip(rows, found, strict=True):
+            counts = [layer[key] for _, key, _, _ in kinds if layer[key]]
+            if counts:
+                axes.plot([min(counts), max(counts)], [row, row], color=_LINE, linewidth=1.2, zorder=1)
+        for label, key, marker, colour in kinds:
+            points = [(layer[key], row) for row, layer in zip(rows, found, strict=True) if layer[key]]
+            axes.plot(
+                [x for x, _ in points], [y for _, y in points], marker, color=colour, label=label,
+                markersize={"o": 5.5, "D": 3.6, "|": 8}[marker], markeredgewidth=1.8 if marker == "|" else 0,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        low, high = axes.get_xlim()
+        axes.set_xlim(low / 1.3, high * 1.3)
+        axes.xaxis.set_major_formatter(_thousands)
+        _name_rows(axes, found, [part(layer["kept_weights"], layer["weights"]) for layer in found])
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
+
+    return Picture(title, note, _svg(title, note, (4.7, _height(len(found))), draw))
+
+
+def _channels(found: list[dict[str, Any]]) -> Picture:
+    title, note = "Channels of each layer", "output channels, counted, before and after compaction"
+
+    def draw(axes: Any) -> None:
+        rows = list(range(len(found)))
+        after = [layer["channels_after"] or 0 for layer in found]
+        axes.barh(rows, [layer["channels"] for layer in found], 0.66, color=_PALE, label="before")
+        axes.barh(rows, after, 0.36, color=_SERIES[0], label="after")
+        said = [f"{whole(layer['channels'])} → {whole(layer['channels_after'])}" for layer in found]
+        axes.xaxis.set_major_formatter(_thousands)
+        _name_rows(axes, found, said)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+    return Picture(title, note, _svg(title, note, (4.7, _height(len(found))), draw))
+
+
+def _sizes(found: list[dict[str, Any]]) -> Picture:
+    title, note = "Size of each file", "kB of 1,000 bytes, measured: as it is, and after gzip -9"
+
+    def draw(axes: Any) -> None:
+        rows = list(range(len(found)))
+        axes.barh(rows, [e["bytes"] / 1e3 for e in found], 0.66, color=_PALE, label="plain")
+        axes.barh(rows, [e["gzip_bytes"] / 1e3 for e in found], 0.36, color=_SERIES[0], label="gzip")
+        said = [f"{e['bytes'] / 1e3:,.0f}, gzip {e['gzip_bytes'] / 1e3:,.0f}" for e in found]
+        names = [{"name": _short(e)} for e in found]
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        _name_rows(axes, names, said)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+    return Picture(title, note, _svg(title, note, (4.7, _height(len(found), 0.27)), draw))
+
+
+def _scatter(found: list[dict[str, Any]]) -> Picture:
+    threads = found[0]["latency"][0]["threads"]
+    images = found[0]["parity"]["top1"]["n"]
+    runs = found[0]["latency"][0]["median"]["n"]
+    title = "Accuracy against latency"
+    note = (
+        f"top-1 in % with its 95 % interval, n = {whole(images)}; median ms on the host with "
+        f"{plural(threads, 'thread')}, n = {whole(runs)}; both measured"
+    )
+    schemes = list(dict.fromkeys(entry["scheme"] for entry in found))
+    formats = list(dict.fromkeys(entry["format"] for entry in found))
+
+    def draw(axes: Any) -> None:
+        for entry in found:
+            median, top1 = entry["latency"][0]["median"], entry["parity"]["top1"]
+            colour = _SERIES[schemes.index(entry["scheme"]) % len(_SERIES)]
+            marker = "os^Dv"[formats.index(entry["format"]) % 5]
+            y = 100 * top1["value"]
+            low, high = (100 * end for end in top1["spread"]) if top1["spread"] else (y, y)
+            axes.errorbar(
+                [median["value"]], [y], yerr=[[max(0, y - low)], [max(0, high - y)]],
+                fmt=marker, color=colour, markersize=6, elinewidth=0.9, capsize=2,
+                label=_short(entry),
+            )  # fmt: skip
+        values = [entry["latency"][0]["median"]["value"] for entry in found]
+        if max(values) > 20 * min(values):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        else:
+            axes.set_xlim(0, None)
+        axes.margins(0.1)
+        axes.set_xlabel("median latency, ms")
+        axes.set_ylabel("top-1, %")
+        columns = 2 if len(found) > 3 else 3
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.2)
+
+    height = 2.3 + 0.17 * math.ceil(len(found) / 2)
+    return Picture(title, note, _svg(title, note, (4.7, height), draw))
+
+
+def _short(entry: dict[str, Any]) -> str:
+    rejected = " (rejected)" if entry["state"] == "rejected" else ""
+    return f"{entry['scheme']} {entry['format']}{rejected}"
+
+
+def _name_rows(axes: Any, found: list[dict[str, Any]], said: list[str]) -> None:
+    """Write a name on the left and a figure on the right of each row, first row on top."""
+    axes.set_ylim(len(found) - 0.4, -0.6)
+    axes.set_yticks(range(len(found)), [_clipped(str(entry["name"])) for entry in found])
+    axes.grid(visible=False, axis="y")
+    for row, text in enumerate(said):
+        axes.annotate(
+            text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=7.5, color=_INK, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= 26 else f"…{name[-25:]}"
+
+
+def _thousands(value: float, _: int | None = None) -> str:
+    """Write a tick: 200, 2k, 2M.
+
+    >>> _thousands(200.0), _thousands(2500.0), _thousands(1e6)
+    ('200', '2.5k', '1M')
+    """
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _height(rows: int, each: float = 0.2) -> float:
+    return 0.75 + each * max(rows, 3)
+
+
+def _svg(title: str, note: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """Draw on an axes of ``size`` inches and return an SVG element for a page."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure.subplots())
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
+    return _for_page(written.getvalue(), title, note)
+
+
+def _for_page(svg: str, title: str, note: str) -> str:
+    """Take everything off an SVG file that a page can't use: header, links, fonts, unused ids."""
+    body = svg[svg.index("<svg ") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", body, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', body)
+    assert view, "matplotlib writes a view box"
+    label = _attribute(f"{title}: {note}")
+    start = f'<svg {view[0]} role="img" aria-label="{label}">'
+    body = start + body[body.index(">") + 1 :]
+    body = re.sub(r" font-family: [^;\"]*;?", "", body)
+    used = set(re.findall(r"#([\w.-]+)[\")]", body))
+    body = re.sub(
+        r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body
+    )
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(colour, f"var({variable})")
+    return re.sub(r"\s*\n\s*", " ", body)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

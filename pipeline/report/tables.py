@@ -1,0 +1,381 @@
+"""A report in tables of words, the same for HTML and Markdown."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pipeline.report.wording import (
+    DASH,
+    accuracy_interval,
+    change,
+    interval,
+    milliseconds,
+    number,
+    part,
+    percent,
+    plural,
+    whole,
+)
+
+GOOD, BAD, OPEN = "good", "bad", "open"
+_RESULTS = {True: ("pass", GOOD), False: ("FAIL", BAD), None: ("unknown", OPEN)}
+
+
+class Column(NamedTuple):
+    """A column's title, what its figures are, and whether they are numbers."""
+
+    title: str
+    note: str = ""
+    numeric: bool = False
+
+
+class Cell(NamedTuple):
+    """A cell: its text, a smaller second line, and a mark (a colour, or ``code``)."""
+
+    text: str
+    note: str = ""
+    mark: str = ""
+
+
+class Table(NamedTuple):
+    """Columns and rows of equal length."""
+
+    columns: list[Column]
+    rows: list[list[Cell]]
+
+
+def files(report: dict[str, Any]) -> Table:
+    """Return one row a file, refused and rejected ones with their reason."""
+    threads = _threads(report)
+    columns = [
+        Column("File", "format, scheme"),
+        Column("Size", "bytes, measured", numeric=True),
+        Column("gzip", "bytes, measured", numeric=True),
+        Column("Top-1", "test split, 95 % interval", numeric=True),
+        Column("Parity", "against PyTorch, measured"),
+    ]
+    for count in threads:
+        on = plural(count, "thread")
+        columns.append(Column("Median", f"ms, host, {on}", numeric=True))
+        columns.append(Column("p90", f"ms, host, {on}", numeric=True))
+    columns.append(Column("State"))
+    return Table(columns, [_file_row(entry, threads) for entry in report["files"]])
+
+
+def _file_row(entry: dict[str, Any], threads: list[int]) -> list[Cell]:
+    parity = entry.get("parity")
+    row = [
+        Cell(entry["file"], f"{entry['format']}, {entry['scheme']}", "code"),
+        Cell(whole(entry.get("bytes"))),
+        Cell(whole(entry.get("gzip_bytes"))),
+        Cell(percent(parity["top1"]["value"]), accuracy_interval(parity["top1"]))
+        if parity
+        else Cell(DASH),
+        Cell(*_parity(parity)) if parity else Cell(DASH),
+    ]
+    timed = {timing["threads"]: timing for timing in entry.get("latency") or []}
+    for count in threads:
+        timing = timed.get(count)
+        median, p90 = (timing["median"], timing["p90"]) if timing else (None, None)
+        note = f"n = {whole(median['n'])}" if median else ""
+        row += [Cell(milliseconds(median), note), Cell(milliseconds(p90))]
+    if entry["state"] == "made":
+        return [*row, Cell("made", mark=GOOD)]
+    return [*row, Cell(entry["state"].upper(), entry["why"], BAD)]
+
+
+def _parity(parity: dict[str, Any]) -> tuple[str, str]:
+    """Say how often a file decides like PyTorch, and its largest difference in its unit."""
+    agreement = f"{percent(parity['agreement'], 1)} same class"
+    if parity["max_steps"] is not None:
+        return agreement, f"largest difference {number(parity['max_steps'])} output steps"
+    if parity["max_abs_difference"] is not None:
+        return agreement, f"largest logit difference {number(parity['max_abs_difference'])}"
+    return agreement, "an output is not finite"
+
+
+def _threads(report: dict[str, Any]) -> list[int]:
+    return sorted({t["threads"] for entry in report["files"] for t in entry.get("latency") or []})
+
+
+def layers(report: dict[str, Any]) -> Table:
+    """Return one row a layer: channels, why they left, weights, MACs."""
+    reasons = list(report["cut"]["reasons"])
+    columns = [
+        Column("Layer"),
+        Column("Channels", "before → after", numeric=True),
+        *(Column(reason.capitalize(), "channels removed", numeric=True) for reason in reasons),
+        Column("Weights", "dense", numeric=True),
+        Column("Kept", "by the method", numeric=True),
+        Column("Stored", "after compaction", numeric=True),
+        Column("Non-zero", "after compaction", numeric=True),
+        Column("MACs", "before → after", numeric=True),
+    ]
+    return Table(columns, [_layer_row(layer, reasons) for layer in report["layers"]])
+
+
+def _layer_row(layer: dict[str, Any], reasons: list[str]) -> list[Cell]:
+    dense = layer["weights"]
+    return [
+        Cell(layer["name"], layer["kind"], "code"),
+        Cell(*_from_to(layer["channels"], layer["channels_after"])),
+        *(Cell(whole(layer["removed"].get(reason, 0))) for reason in reasons),
+        Cell(whole(dense)),
+        Cell(whole(layer["kept_weights"]), part(layer["kept_weights"], dense)),
+        Cell(whole(layer["weights_after"]), part(layer["weights_after"], dense)),
+        Cell(whole(layer["nonzero_weights_after"]), part(layer["nonzero_weights_after"], dense)),
+        Cell(*_from_to(layer["macs"], layer["macs_after"])),
+    ]
+
+
+def _from_to(before: int | None, after: int | None) -> tuple[str, str]:
+    return f"{whole(before)} → {whole(after)}", change(before, after)
+
+
+def folds(report: dict[str, Any]) -> Table:
+    """Return where the constants of the removed channels went."""
+    columns = [
+        Column("Reader"),
+        Column("Constants folded", "of removed channels", numeric=True),
+        Column("Largest", "absolute value", numeric=True),
+        Column("Into"),
+    ]
+    return Table(columns, [_fold_row(fold) for fold in report["cut"]["folds"]])
+
+
+def _fold_row(fold: dict[str, Any]) -> list[Cell]:
+    kind, _, place = fold["into"].partition(":")
+    constants = dict(fold["constants"])
+    where = {
+        "bias": "its bias",
+        "running_mean": f"the running mean of {place}",
+        "carrier": f"the kernel of its carrier, input channel {place}",
+    }.get(kind, fold["into"])
+    if kind == "carrier":
+        constants.pop(place, None)  # the carrier stays; the others' kernels join its own
+    return [
+        Cell(fold["layer"], mark="code"),
+        Cell(whole(len(constants))),
+        Cell(number(max((abs(c) for c in constants.values()), default=None))),
+        Cell(where),
+    ]
+
+
+def stayed(report: dict[str, Any]) -> Table:
+    """Return the dead channels that were kept, and why."""
+    columns = [Column("Layer"), Column("Dead channels kept", numeric=True), Column("Why")]
+    rows = [
+        [Cell(kept["layer"], mark="code"), Cell(whole(len(kept["channels"]))), Cell(kept["why"])]
+        for kept in report["cut"]["kept"]
+    ]
+    return Table(columns, rows)
+
+
+def proof(report: dict[str, Any]) -> Table:
+    """Return every comparison of the masked with the compacted network."""
+    columns = [
+        Column("Images"),
+        Column("Shape"),
+        Column("Precision"),
+        Column("Largest difference", "measured", numeric=True),
+        Column("Limit", numeric=True),
+        Column("Largest output", "measured", numeric=True),
+        Column("Result"),
+    ]
+    rows = []
+    for one in report["equivalence"]["comparisons"]:
+        holds = one["difference"] <= one["limit"]
+        rows.append(
+            [
+                Cell(one["what"]),
+                Cell(" x ".join(str(size) for size in one["shape"])),
+                Cell(one["dtype"]),
+                Cell(number(one["difference"])),
+                Cell(number(one["limit"])),
+                Cell(number(one["scale"])),
+                Cell("equal", mark=GOOD) if holds else Cell("DIFFERENT", mark=BAD),
+            ]
+        )
+    return Table(columns, rows)
+
+
+def checks(report: dict[str, Any], target: dict[str, Any], file: str) -> Table:
+    """Return every limit of a target, held against one file."""
+    columns = [
+        Column("Check"),
+        Column("Figure"),
+        Column("Basis"),
+        Column("Limit"),
+        Column("Result"),
+        Column("Why, and what to do"),
+    ]
+    row = next(row for row in target["files"] if row["file"] == file)
+    entry = next((entry for entry in report["files"] if entry["file"] == file), {})
+    return Table(columns, [_check_row(check, row, entry) for check in row["checks"]])
+
+
+def _check_row(check: dict[str, Any], row: dict[str, Any], entry: dict[str, Any]) -> list[Cell]:
+    return [
+        Cell(check["name"]),
+        Cell(check["figure"] or DASH),
+        Cell(_basis(check["name"], row, entry)),
+        Cell(check["limit"]),
+        Cell(_RESULTS[check["passed"]][0], mark=_RESULTS[check["passed"]][1]),
+        Cell(check["why"], check["remedy"]),
+    ]
+
+
+def _basis(check: str, row: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Say how the figure of a check was obtained."""
+    if check == "latency":
+        if row["predicted"]:
+            return "predicted, upper end"
+        return "bound" if row["bound"] else DASH
+    if check in ("activations", "peak RAM (budget)", "peak RAM (device)"):
+        return "predicted"
+    if check == "accuracy drop":
+        count = entry["parity"]["top1"]["n"] if entry.get("parity") else None
+        return f"measured, n = {whole(count)}"
+    return "measured" if check.startswith("file size") else "read from the file"
+
+
+def matrix(target: dict[str, Any]) -> Table:
+    """Return the limits of a target against all of its files: figure and result."""
+    names: list[str] = []
+    for row in target["files"]:
+        names += [check["name"] for check in row["checks"] if check["name"] not in names]
+    columns = [Column("Check"), *(Column(row["file"]) for row in target["files"])]
+    found = [{check["name"]: check for check in row["checks"]} for row in target["files"]]
+    rows = [[Cell(name), *(_matrix_cell(checks.get(name)) for checks in found)] for name in names]
+    return Table(columns, rows)
+
+
+def _matrix_cell(check: dict[str, Any] | None) -> Cell:
+    if check is None:
+        return Cell(DASH)
+    text, mark = _RESULTS[check["passed"]]
+    return Cell(text, check["figure"] or DASH, mark)
+
+
+def scores(report: dict[str, Any]) -> Table:
+    """Return what the whole network was and is."""
+    counts, accuracy = report["counts"], report["accuracy"]
+    before, after = counts["before"], counts["after"]
+    columns = [
+        Column("Network"),
+        Column("Parameters", "counted", numeric=True),
+        Column("Weights", "counted", numeric=True),
+        Column("Non-zero weights", "counted", numeric=True),
+        Column("MACs", "counted, one image", numeric=True),
+        Column("Top-1", "measured, test split", numeric=True),
+    ]
+    rows = [
+        ("trained", before["parameters"], before["weights"], None, before["macs"]),
+        ("pruned", before["parameters"], before["weights"], counts["kept_weights"], before["macs"]),
+        ("compact", after["parameters"], after["weights"], after["nonzero_weights"], after["macs"]),
+    ]
+    return Table(
+        columns,
+        [
+            [
+                Cell(name),
+                *(Cell(whole(figure)) for figure in figures),
+                Cell(percent(accuracy[name]["value"]), f"n = {whole(accuracy[name]['n'])}"),
+            ]
+            for name, *figures in rows
+        ],
+    )
+
+
+def plan(report: dict[str, Any]) -> Table:
+    """Return how each file stores its numbers, and why."""
+    titles = ("File", "Weights", "Activations", "Scales", "Input and output", "Why")
+    rows = [
+        [
+            Cell(f"{scheme['scheme']}, {scheme['format']}"),
+            Cell(scheme["weights"]),
+            Cell(scheme["activations"]),
+            Cell(scheme["granularity"] or DASH),
+            Cell(scheme["io_dtype"]),
+            Cell(scheme["why"]),
+        ]
+        for scheme in report["quantization"]["files"]
+    ]
+    return Table([Column(title) for title in titles], rows)
+
+
+def calibration(report: dict[str, Any]) -> Table:
+    """Return what the ranges of the integer files were taken from."""
+    found = report["quantization"]["calibration"]
+    classes = ", ".join(f"{name}: {whole(n)}" for name, n in found["class_histogram"].items())
+    rows = [
+        ("Images", f"{whole(found['count'])} of the {found['split']} split"),
+        ("Seed", str(found["seed"])),
+        ("Range after normalisation", f"{number(found['minimum'])} to {number(found['maximum'])}"),
+        ("SHA-256", found["sha256"]),
+        ("Images of each class", classes),
+    ]
+    return _pairs("Calibration", rows)
+
+
+def stages(report: dict[str, Any]) -> Table:
+    """Return what each stage did, how long it took and the key of its result."""
+    columns = [
+        Column("Stage"),
+        Column("Seconds", "measured, one run", numeric=True),
+        Column("What it did"),
+        Column("Key"),
+        Column("Commit"),
+    ]
+    rows = [
+        [
+            Cell(stage["stage"]),
+            Cell(number(stage["seconds"])),
+            Cell(stage["summary"], stage["finished_utc"]),
+            Cell(stage["key"][:12], mark="code"),
+            Cell((stage["git_commit"] or DASH)[:12], mark="code"),
+        ]
+        for stage in report["environment"]["stages"]
+    ]
+    return Table(columns, rows)
+
+
+def versions(report: dict[str, Any]) -> Table:
+    """Return the version of everything that had a part in the run."""
+    return _pairs("Version", list(report["environment"]["versions"].items()))
+
+
+def conditions(report: dict[str, Any]) -> Table:
+    """Return under what conditions the latencies were measured."""
+    found = report["environment"]["conditions"] or {}
+    names = {
+        "cpu": "Processor",
+        "usable_cores": "Cores usable",
+        "governor": "Frequency governor",
+        "frequency_mhz": "Frequency before, MHz",
+        "temperature_c": "Temperature before, °C",
+        "load_average": "Load average before (1, 5, 15 min)",
+        "emulation": "Emulation",
+        "platform": "System",
+    }
+    return _pairs(
+        "Conditions", [(title, _shown(key, found.get(key))) for key, title in names.items()]
+    )
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "none found" if key == "emulation" else DASH
+    if isinstance(value, list):
+        return ", ".join(f"{item:.2f}" for item in value)
+    return str(value)
+
+
+def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:
+    return Table([Column(title), Column("")], [[Cell(name), Cell(text)] for name, text in rows])
+
+
+def seeds(report: dict[str, Any]) -> str:
+    """Return every seed of the run."""
+    found = report["quantization"]["calibration"]
+    return f"training {report['environment']['seed']}, calibration {found['seed']}"
