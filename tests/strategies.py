@@ -17,7 +17,9 @@ class RandomNet(nn.Module):
     batch norm before or after the activation, or none; any padding, stride and bias.
     """
 
-    def __init__(self, steps: list[dict[str, object]], width: int, classes: int, *, flatten: bool) -> None:
+    def __init__(
+        self, steps: list[dict[str, object]], width: int, classes: int, *, flatten: bool
+    ) -> None:
         super().__init__()
         self.steps = steps
         self.flatten = flatten
@@ -59,7 +61,7 @@ class RandomNet(nn.Module):
             elif kind == "concat":
                 y = torch.cat([x, y], 1)
             x, first = y, False
-        # Max pooling keeps small integers whole; the mean over 1 or 4 pixels is a power of two.
+        # Max pooling keeps integers whole; a mean over 1, 4 or 16 pixels is exact too.
         x = F.adaptive_max_pool2d(x, 4)
         x = self.pool(x).flatten(1)
         return self.fc2(F.relu(self.fc1(x)))
@@ -78,8 +80,8 @@ def _conv(c_in: int, c_out: int, step: dict[str, object], groups: int = 1) -> nn
     padding = step["padding"]
     stride = int(step["stride"]) if padding != "same" else 1
     return nn.Conv2d(
-        c_in, c_out, int(step["kernel"]), stride=stride, padding=padding, bias=bool(step["bias"]),
-        groups=groups, padding_mode=str(step["mode"]) if padding != 0 else "zeros",
+        c_in, c_out, int(step["kernel"]), stride=stride, padding=padding, groups=groups,
+        bias=bool(step["bias"]), padding_mode=str(step["mode"]) if padding != 0 else "zeros",
     )  # fmt: skip
 
 
@@ -90,7 +92,9 @@ def networks(draw: st.DrawFn) -> RandomNet:
         kernel = draw(st.sampled_from([1, 3]))
         steps.append(
             {
-                "kind": draw(st.sampled_from(["plain", "residual", "concat", "depthwise", "fork"])),
+                "kind": draw(
+                    st.sampled_from(["plain", "residual", "concat", "depthwise", "fork"])
+                ),
                 "out": draw(st.integers(1, 4)),
                 "kernel": kernel,
                 "padding": draw(st.sampled_from([0, kernel // 2, "same"])),
@@ -101,7 +105,9 @@ def networks(draw: st.DrawFn) -> RandomNet:
                 "act": draw(st.sampled_from(ACTIVATIONS)),
             }
         )
-    return RandomNet(steps, draw(st.integers(1, 4)), draw(st.integers(1, 3)), flatten=draw(st.booleans()))
+    return RandomNet(
+        steps, draw(st.integers(1, 4)), draw(st.integers(1, 3)), flatten=draw(st.booleans())
+    )
 
 
 seeds = st.integers(0, 2**31 - 1)

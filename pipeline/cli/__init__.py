@@ -24,7 +24,7 @@ _STAGES = {
 
 
 class _Cli(click.Group):
-    """Shows the user's problems in a sentence; anything else is a bug and keeps its traceback."""
+    """Shows the user's problems in a sentence; anything else is a bug with a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a problem of the user's ends with its exit code."""
@@ -53,12 +53,32 @@ def main() -> None:
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that all commands on a recipe share."""
     decorators = [
-        click.option("--target", "targets", multiple=True, metavar="NAME", help="Device, or path of a target file; repeat for several. Replaces the recipe's."),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value, such as budget.weights=0.05; repeatable."),
-        click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/<recipe name>]"),
-        click.option("--resume/--fresh", default=True, help="Go on from what is finished, or start over.  [default: resume]"),
+        click.option(
+            "--target",
+            "targets",
+            multiple=True,
+            metavar="NAME",
+            help="Device, or path of a target file; repeatable. Replaces the recipe's.",
+        ),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override one value, such as budget.weights=0.05; repeatable.",
+        ),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            help="Folder of the run.  [default: runs/<recipe name>]",
+        ),
+        click.option(
+            "--resume/--fresh",
+            default=True,
+            help="Go on from what is finished, or start over.  [default: resume]",
+        ),
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-    ]  # fmt: skip
+    ]
     for decorator in reversed(decorators):
         command = decorator(command)
     return command
@@ -71,7 +91,8 @@ def run(recipe: str, **options: Any) -> None:
     """Run a RECIPE (a name that ships, or a TOML file) from training to verdicts.
 
     Without RECIPE the built-in quickstart runs: handwritten digits, three devices. Finished
-    stages are skipped. Exit code 2: a problem you can solve; 3: a target has no file that fits.
+    stages are skipped. Exit code 2: a problem you can solve; 3: a target has no file that
+    fits.
     """
     _execute(recipe, until=None, **options)
 
@@ -106,12 +127,20 @@ def _execute(
     from pipeline.cli.running import execute
 
     execute(
-        source, until=until, targets=targets, overrides=overrides, out=out, fresh=not resume, quiet=quiet
+        source,
+        until=until,
+        targets=targets,
+        overrides=overrides,
+        out=out,
+        fresh=not resume,
+        quiet=quiet,
     )
 
 
 @main.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument(
+    "folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
 def report(folder: Path) -> None:
     """Write the report of RUN again: report.html, report.md and report.json."""
     from pipeline.report import write
@@ -123,7 +152,9 @@ def report(folder: Path) -> None:
 @main.command("list")
 @click.argument(
     "what",
-    type=click.Choice(["methods", "models", "data", "targets", "quantizers", "exporters", "recipes"]),
+    type=click.Choice(
+        ["methods", "models", "data", "targets", "quantizers", "exporters", "recipes"]
+    ),
 )
 def list_(what: str) -> None:
     """List what there is, with a line on each."""

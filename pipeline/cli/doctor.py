@@ -13,7 +13,10 @@ _NEEDS = {
     "ONNX": ("", ["onnx", "onnxscript", "onnxruntime"]),
     "TFLite": (
         "tflite",
-        ["tensorflow", "tf-keras", "onnx2tf", "onnx-graphsurgeon", "sng4onnx", "psutil", "ai-edge-litert"],
+        [
+            "tensorflow", "tf-keras", "onnx2tf", "onnx-graphsurgeon", "sng4onnx", "psutil",
+            "ai-edge-litert",
+        ],
     ),
     "report": ("", ["matplotlib", "jinja2", "rich"]),
 }  # fmt: skip
@@ -21,12 +24,16 @@ _NEEDS = {
 
 def examine() -> tuple[list[str], bool]:
     """Return the findings as lines, and whether nothing is missing."""
-    lines = [f"pare {_version('pare')}, Python {platform.python_version()}, {platform.platform()}"]
+    lines = [
+        f"pare {_version('pare')}, Python {platform.python_version()}, {platform.platform()}"
+    ]
     whole = True
     for part, (extra, names) in _NEEDS.items():
         found = {name: _version(name) for name in names}
         missing = [name for name, installed in found.items() if installed is None]
-        shown = ", ".join(f"{name} {installed}" for name, installed in found.items() if installed)
+        shown = ", ".join(
+            f"{name} {installed}" for name, installed in found.items() if installed
+        )
         lines.append(f"{'ok     ' if not missing else 'MISSING'}  {part}: {shown}")
         if missing:
             whole = False
@@ -44,7 +51,7 @@ def _version(name: str) -> str | None:
 
 
 def _too_old() -> list[str]:
-    """Return a line for each dependency that is installed but does not satisfy pare's bounds."""
+    """Return a line for each dependency whose installed version is out of bounds."""
     from packaging.requirements import Requirement
 
     lines = []
@@ -52,5 +59,7 @@ def _too_old() -> list[str]:
         need = Requirement(text)
         installed = _version(need.name)
         if installed and not need.specifier.contains(installed, prereleases=True):
-            lines.append(f"CONFLICT {need.name} {installed} is installed, pare needs {need.specifier}")
+            lines.append(
+                f"CONFLICT {need.name} {installed} is installed, pare needs {need.specifier}"
+            )
     return lines

@@ -1,0 +1,1 @@
+"""The nouns that travel: recipe, target, budget, artifact, measure. No engine is imported."""

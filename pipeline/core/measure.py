@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from pipeline.core.record import Record
 
 Basis = Literal["measured", "predicted", "bound"]
@@ -27,7 +29,7 @@ class Measure(Record):
     basis: Basis
     n: int | None = None
     spread: tuple[float, float] | None = None
-    conditions: dict[str, Any] = {}
+    conditions: dict[str, Any] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""

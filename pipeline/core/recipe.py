@@ -53,7 +53,7 @@ class TrainOptions(Record):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     schedule: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: list[float] = [0.5, 0.75]
+    milestones: tuple[float, ...] = (0.5, 0.75)
     gamma: float = Field(default=0.1, gt=0, le=1)
     warmup_epochs: int = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -101,7 +101,7 @@ class Recipe(Record):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0, lt=2**32)
-    targets: list[str] = []
+    targets: list[str] = Field(default_factory=list)
     model: ModelChoice
     data: DataChoice
     method: Choice = Choice(name="dense")
@@ -163,7 +163,11 @@ def fingerprint(recipe: Recipe) -> str:
     A folder is known by the path, size and time of every file in it; nothing is read.
     """
     found: list[Any] = []
-    paths = [recipe.data.name.partition(":")[2], recipe.data.options.get("root"), recipe.model.checkpoint]
+    paths = [
+        recipe.data.name.partition(":")[2],
+        recipe.data.options.get("root"),
+        recipe.model.checkpoint,
+    ]
     for path in (Path(text).expanduser() for text in paths if text):
         if path.is_file():
             files = [path]

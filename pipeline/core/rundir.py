@@ -1,11 +1,10 @@
-"""A run on disk: one folder a stage, written aside and renamed, so that presence is completion."""
+"""A run on disk: one folder a stage, written aside and renamed. Presence is completion."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in full or not at all."""
     scratch = path.with_name(path.name + ".partial")
     scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 def read_json(path: Path) -> Any:
@@ -132,7 +131,11 @@ def is_full(error: BaseException) -> bool:
     """Tell whether an error, or one it came from, means that no more can be written."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(cause, OSError) and cause.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -36,7 +36,9 @@ def wanted(targets: Sequence[Target]) -> list[Wanted]:
         (f, d) for t in targets for f in t.constraints.formats for d in t.constraints.dtypes
     }
     found = [
-        Wanted(format=f, dtype=d, granularity=_granularity(targets, f) if d == "int8" else None)
+        Wanted(
+            format=f, dtype=d, granularity=_granularity(targets, f) if d == "int8" else None
+        )
         for f, d in pairs
     ]
     return sorted(found, key=lambda w: (w.format, get_args(Dtype).index(w.dtype)))
@@ -68,4 +70,3 @@ def batch(targets: Sequence[Target]) -> int | None:
     if not static:
         return None if targets else 1
     return max((limits.batch or 1) for limits in static)
-

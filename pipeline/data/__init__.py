@@ -6,7 +6,6 @@ The class has a frozen ``Params`` and ``load(params, argument) -> Dataset``. A u
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from pipeline.core.errors import PareError
 from pipeline.core.plugins import DATA
-from pipeline.core.record import parse
 from pipeline.core.recipe import DataChoice
+from pipeline.core.record import parse
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def load(choice: DataChoice) -> Dataset:
         PareError: unknown data set or option, or images that are missing or unusable.
     """
     plugin, argument = DATA.load(choice.name)
-    if not inspect.isclass(plugin):
+    if not hasattr(plugin, "Params"):
         return _of_user(plugin, choice)
     params = parse(plugin.Params, choice.options, f"data {choice.name!r}")
     dataset: Dataset = plugin.load(params, argument, choice.validation_fraction)
@@ -123,7 +122,8 @@ def _of_user(function: Any, choice: DataChoice) -> Dataset:
         raise PareError(f"data {choice.name!r}: {error}") from error
     if not isinstance(dataset, Dataset):
         raise PareError(
-            f"data {choice.name!r} returned {type(dataset).__name__}, not a pipeline.data.Dataset."
+            f"data {choice.name!r} returned {type(dataset).__name__}, "
+            "not a pipeline.data.Dataset."
         )
     return dataset
 
@@ -152,7 +152,9 @@ def statistics(images: Tensor) -> tuple[list[float], list[float]]:
     A channel that never varies gets a deviation of one.
     """
     total = images.numel() / images.shape[1]
-    histogram = torch.stack([images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])])
+    histogram = torch.stack(
+        [images[:, c].flatten().bincount(minlength=256) for c in range(images.shape[1])]
+    )
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = (histogram * values).sum(1) / total
     variance = (histogram * (values - mean[:, None]) ** 2).sum(1) / total

@@ -38,7 +38,7 @@ class Cifar10:
         return load_cifar("CIFAR10", params.root, params.download, validation_fraction)
 
 
-def load_cifar(name: str, root: str, download: bool, validation_fraction: float) -> Dataset:  # noqa: FBT001
+def load_cifar(name: str, root: str, download: bool, validation_fraction: float) -> Dataset:
     """Load CIFAR-10 or CIFAR-100.
 
     Raises:

@@ -6,17 +6,17 @@ from pipeline.data import Dataset
 from pipeline.data.cifar10 import Cifar10, load_cifar
 
 
-class Cifar100:
+class Cifar100(Cifar10):
     """The original pixels; downloaded once unless they are there.
 
     Source:
         Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
 
-    Params = Cifar10.Params
-
     @staticmethod
-    def load(params: Params, argument: str | None, validation_fraction: float) -> Dataset:
+    def load(
+        params: Cifar10.Params, argument: str | None, validation_fraction: float
+    ) -> Dataset:
         """Return CIFAR-100 with the usual augmentation (shift by 4, mirror)."""
         del argument
         return load_cifar("CIFAR100", params.root, params.download, validation_fraction)

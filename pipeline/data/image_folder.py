@@ -99,7 +99,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _classes(train: Path) -> list[str]:
-    names = sorted(p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(
+        p.name for p in train.iterdir() if p.is_dir() and not p.name.startswith(".")
+    )
     if not names:
         raise PareError(f"{train} is empty: it should hold one folder per class.")
     if len(names) == 1:
@@ -112,11 +114,15 @@ def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     found = []
     for label, name in enumerate(classes):
         place = folder / name
-        listed = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else []
+        listed = (
+            sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
+            if place.is_dir()
+            else []
+        )
         if not listed:
             raise PareError(
-                f"no image of class {name!r} in {place}. Every class of train/ needs images in "
-                "each split."
+                f"no image of class {name!r} in {place}. Every class of train/ needs images "
+                "in each split."
             )
         found += [(path, label) for path in listed]
     return found
@@ -159,18 +165,24 @@ def _decode(
 ) -> tuple[Split, int]:
     """Decode a split; return it with the number of images that were skipped."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda item: _read(item[0], size, params.color), files, chunksize=64))
+        pixels = list(
+            pool.map(lambda item: _read(item[0], size, params.color), files, chunksize=64)
+        )
     bad = [path for (path, _), image in zip(files, pixels, strict=True) if image is None]
     if bad and params.on_corrupt == "refuse":
         raise _corrupt(bad)
-    kept = [(image, label) for (_, label), image in zip(files, pixels, strict=True) if image is not None]
+    kept = [
+        (image, label)
+        for (_, label), image in zip(files, pixels, strict=True)
+        if image is not None
+    ]
     if len({label for _, label in kept}) < len({label for _, label in files}):
         raise PareError(f"a class has only corrupt images, such as {bad[0]}. Replace them.")
     images = torch.from_numpy(np.stack([image for image, _ in kept])).permute(0, 3, 1, 2)
     return Split(images.contiguous(), torch.tensor([label for _, label in kept])), len(bad)
 
 
-def _read(path: Path, size: int, color: str) -> np.ndarray | None:  # type: ignore[type-arg]  # uint8 [h, w, c]
+def _read(path: Path, size: int, color: str) -> np.ndarray | None:
     """Decode one image to ``[size, size, c]``: shorter side resized, centre cropped."""
     try:
         with Image.open(path) as opened:
@@ -191,6 +203,6 @@ def _corrupt(paths: Sequence[Path]) -> PareError:
     shown = ", ".join(str(path) for path in paths[:3])
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return PareError(
-        f"{len(paths)} corrupt image{'s' * (len(paths) > 1)}: {shown}{more}. Replace them, or set "
-        'data.on_corrupt = "skip" to leave them out and count them.'
+        f"{len(paths)} corrupt image{'s' * (len(paths) > 1)}: {shown}{more}. Replace them, or "
+        'set data.on_corrupt = "skip" to leave them out and count them.'
     )

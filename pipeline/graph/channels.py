@@ -59,7 +59,9 @@ def analyse(graph: fx.GraphModule) -> Liveness:
     }
     for call, rule in found:
         states[call.node] = rule.forward(call, [states[node] for node in call.inputs])
-    needed = {node: torch.zeros(state.width, dtype=torch.bool) for node, state in states.items()}
+    needed = {
+        node: torch.zeros(state.width, dtype=torch.bool) for node, state in states.items()
+    }
     for node in pinned:
         needed[node] = torch.ones_like(needed[node])
     for call, rule in reversed(found):
@@ -89,9 +91,7 @@ def couple(liveness: Liveness) -> tuple[dict[fx.Node, Tensor], Slots]:
     return {node: slots.groups(tensor) for node, tensor in numbers.items()}, slots
 
 
-def effective_masks(
-    graph: fx.GraphModule, masks: dict[str, Tensor]
-) -> dict[str, Tensor]:
+def effective_masks(graph: fx.GraphModule, masks: dict[str, Tensor]) -> dict[str, Tensor]:
     """Mark the kept weights that lie on a path from the image to the output.
 
     Biases and batch norm are ignored, as in the definition of effective sparsity: a unit
@@ -121,7 +121,10 @@ def _pairs(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
     """Return ``[out, in / groups, ...]``: which weights join a needed and a live channel."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     joined = torch.cat(
-        [o[:, None] & i[None, :] for o, i in zip(out.chunk(groups), live.chunk(groups), strict=True)]
+        [
+            o[:, None] & i[None, :]
+            for o, i in zip(out.chunk(groups), live.chunk(groups), strict=True)
+        ]
     )
     return joined[:, :, None, None] if isinstance(module, nn.Conv2d) else joined
 

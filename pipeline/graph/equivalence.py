@@ -99,7 +99,9 @@ def prove(
     wide_before = copy.deepcopy(before).double()
     wide_after = perform(trace(wide_before, tuple(images.shape[1:])), plan)
     noise = _noise(tuple(images.shape), seed)
-    larger = _noise((2, images.shape[1], images.shape[2] * 3 // 2, images.shape[3] * 2), seed + 1)
+    larger = _noise(
+        (2, images.shape[1], images.shape[2] * 3 // 2, images.shape[3] * 2), seed + 1
+    )
     found = [
         compare(before, after, images, "real images"),
         compare(before, after, noise, "noise"),
@@ -108,7 +110,9 @@ def prove(
     ]
     if _accepts(before, larger):
         found.append(compare(before, after, larger, "noise at another size"))
-        found.append(compare(wide_before, wide_after, larger.double(), "noise at another size"))
+        found.append(
+            compare(wide_before, wide_after, larger.double(), "noise at another size")
+        )
     return Equivalence(comparisons=found)
 
 

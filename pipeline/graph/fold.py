@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from pipeline.graph.surgery import flush_subnormals
 
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
 
 @torch.no_grad()
 def fold_batch_norm(graph: fx.GraphModule) -> fx.GraphModule:
@@ -36,7 +38,7 @@ def fold_batch_norm(graph: fx.GraphModule) -> fx.GraphModule:
     return folded
 
 
-def _pair(graph: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, nn.Module] | None:
+def _pair(graph: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, Norm] | None:
     """Return a layer and the batch norm that alone reads it, each called once."""
     if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
@@ -55,11 +57,11 @@ def _pair(graph: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, nn.Module] |
     return (layer, norm) if fits else None
 
 
-def _fuse(layer: nn.Module, norm: nn.Module) -> nn.Module:
+def _fuse(layer: nn.Module, norm: Norm) -> nn.Module:
     """Fuse in float64, so that the folded values are rounded once."""
     dtype = next(layer.parameters()).dtype
     wide_layer, wide_norm = copy.deepcopy(layer).double(), copy.deepcopy(norm).double()
     if isinstance(wide_layer, nn.Conv2d):
-        return fuse_conv_bn_eval(wide_layer, wide_norm).to(dtype)  # type: ignore[type-var]  # a batch norm, by _pair
+        return fuse_conv_bn_eval(wide_layer, wide_norm).to(dtype)
     assert isinstance(wide_layer, nn.Linear)
-    return fuse_linear_bn_eval(wide_layer, wide_norm).to(dtype)  # type: ignore[type-var]
+    return fuse_linear_bn_eval(wide_layer, wide_norm).to(dtype)

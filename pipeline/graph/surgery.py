@@ -45,7 +45,11 @@ class Fold(Record):
 
 
 class Removed(Record):
-    """A channel that left, and why: ``no input``, ``no reader`` or ``constant``."""
+    """A channel that left, and why.
+
+    ``no input``: all its weights are zero. ``constant``: it reads nothing but constants.
+    ``no reader``: it is live, and the output does not depend on it.
+    """
 
     layer: str
     channel: int
@@ -280,7 +284,7 @@ def _bias_of(call: Call) -> str:
     assert call.module is not None
     readers = list(call.node.users)
     if call.module.bias is None and len(readers) == 1 and readers[0].op == "call_module":
-        norm = call.node.graph.owning_module.get_submodule(str(readers[0].target))  # type: ignore[union-attr]  # a traced graph has an owner
+        norm = call.node.graph.owning_module.get_submodule(str(readers[0].target))
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None:
             return f"running_mean:{readers[0].target}"
     return "bias"
@@ -316,31 +320,35 @@ def _fold(graph: fx.GraphModule, layer: str, fold: Fold) -> None:
 
 def _producers(liveness: Liveness) -> list[Call]:
     """Return the calls that make channels of their own: convolutions and linear layers."""
-    return [call for call in _weighted(liveness) if isinstance(call.module, nn.Conv2d | nn.Linear)]
+    return [
+        call for call in _weighted(liveness) if isinstance(call.module, nn.Conv2d | nn.Linear)
+    ]
 
 
 def _removed(liveness: Liveness, stays: Mapping[fx.Node, Tensor]) -> list[Removed]:
     removed = []
     for call in _producers(liveness):
-        state, needed = liveness.states[call.node], liveness.needed[call.node]
+        state = liveness.states[call.node]
         for channel in _indices(~stays[call.node]):
             constant = None if bool(state.live[channel]) else float(state.value[channel])
-            reason = _reason(call, channel, live=constant is None, needed=bool(needed[channel]))
+            reason = _reason(call, channel, live=constant is None)
             removed.append(
                 Removed(
-                    layer=str(call.node.target), channel=channel, reason=reason, constant=constant
+                    layer=str(call.node.target),
+                    channel=channel,
+                    reason=reason,
+                    constant=constant,
                 )
             )
     return removed
 
 
-def _reason(call: Call, channel: int, *, live: bool, needed: bool) -> str:
-    assert call.module is not None
+def _reason(call: Call, channel: int, *, live: bool) -> str:
     if live:
         return "no reader"
-    if not bool((call.module.weight[channel] != 0).any()):  # type: ignore[index, union-attr]  # a producer's weight is a tensor
-        return "no input"
-    return "constant" if needed else "constant and no reader"
+    weight = call.module.weight if call.module is not None else None
+    assert isinstance(weight, Tensor)
+    return "constant" if bool((weight[channel] != 0).any()) else "no input"
 
 
 def _kept(
@@ -367,15 +375,15 @@ def _kept(
     return kept
 
 
-def _live_partners(
-    liveness: Liveness, groups: Mapping[fx.Node, Tensor]
-) -> dict[int, str]:
+def _live_partners(liveness: Liveness, groups: Mapping[fx.Node, Tensor]) -> dict[int, str]:
     """Return, per group, a value in which it is live and needed."""
     partners: dict[int, str] = {}
     for call, _ in liveness.calls:
         alive = liveness.states[call.node].live & liveness.needed[call.node]
         for group in groups[call.node][alive].tolist():
-            partners.setdefault(group, str(call.node.target if call.module else call.node.name))
+            partners.setdefault(
+                group, str(call.node.target if call.module else call.node.name)
+            )
     return partners
 
 

@@ -65,6 +65,7 @@ class Method:
     def loss(self, model: nn.Module, progress: float) -> Tensor | None:
         """Return what is added to the task loss; ``progress`` runs from 0 to 1 in a phase."""
         del model, progress
+        return None
 
     def after_step(self, model: nn.Module, progress: float) -> None:
         """Act after each optimizer step."""
@@ -79,7 +80,9 @@ class Method:
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Return which weights are kept in the end: boolean, by plain parameter name."""
-        return {name: torch.ones_like(w, dtype=torch.bool) for name, w in apparent(model).items()}
+        return {
+            name: torch.ones_like(w, dtype=torch.bool) for name, w in apparent(model).items()
+        }
 
 
 def create(choice: Choice, budget: Budget) -> Method:

@@ -53,7 +53,9 @@ def build(
         except (TypeError, ValueError) as error:
             raise PareError(f"model {key!r} cannot be built: {error}") from error
     if not isinstance(model, nn.Module):
-        raise PareError(f"model {key!r} returned {type(model).__name__}, not a torch.nn.Module.")
+        raise PareError(
+            f"model {key!r} returned {type(model).__name__}, not a torch.nn.Module."
+        )
     return model
 
 
@@ -105,6 +107,8 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
             "state dict (tensors only; pickled modules are refused)."
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    ):
         raise PareError(f"checkpoint {path} is not a state dict of tensors.")
     return state

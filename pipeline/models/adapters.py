@@ -9,7 +9,9 @@ from torch import nn
 from pipeline.core.errors import unknown
 
 
-def torchvision(name: str, classes: int, channels: int, size: int, **options: Any) -> nn.Module:
+def torchvision(
+    name: str, classes: int, channels: int, size: int, **options: Any
+) -> nn.Module:
     """Any classification network of torchvision, as ``torchvision:NAME``.
 
     Weights are drawn fresh (``checkpoint`` loads trained ones); nothing is downloaded.

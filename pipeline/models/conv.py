@@ -13,17 +13,23 @@ from __future__ import annotations
 from torch import nn
 
 
-def conv2(classes: int, channels: int, size: int, width: int = 64, hidden: int = 256) -> nn.Module:
+def conv2(
+    classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
+) -> nn.Module:
     """Two 3x3 convolutions, one pool, three linear layers (Frankle & Carbin 2019)."""
     return _conv_net(channels, size, [width], hidden, classes)
 
 
-def conv4(classes: int, channels: int, size: int, width: int = 64, hidden: int = 256) -> nn.Module:
+def conv4(
+    classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
+) -> nn.Module:
     """Four 3x3 convolutions, two pools, three linear layers (Frankle & Carbin 2019)."""
     return _conv_net(channels, size, [width, 2 * width], hidden, classes)
 
 
-def conv6(classes: int, channels: int, size: int, width: int = 64, hidden: int = 256) -> nn.Module:
+def conv6(
+    classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
+) -> nn.Module:
     """Six 3x3 convolutions, three pools, three linear layers (Frankle & Carbin 2019)."""
     return _conv_net(channels, size, [width, 2 * width, 4 * width], hidden, classes)
 
@@ -33,7 +39,9 @@ def _conv_net(
 ) -> nn.Module:
     final = size // 2 ** len(widths)
     if final < 1:
-        raise ValueError(f"{len(widths)} pools need at least {2 ** len(widths)} pixels, got {size}")
+        raise ValueError(
+            f"{len(widths)} pools need at least {2 ** len(widths)} pixels, got {size}"
+        )
     layers: list[nn.Module] = []
     for width in widths:
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]

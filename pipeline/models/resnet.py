@@ -38,7 +38,7 @@ def resnet20(
 
 
 class ResNet(nn.Module):
-    """A stem, stages of basic blocks that halve the image and double the width, a classifier."""
+    """A stem, stages of basic blocks (each halves the image and doubles the width), a head."""
 
     def __init__(
         self,
@@ -78,7 +78,9 @@ class ResNet(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut added before the last ReLU."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, *, bias: bool, shortcut: str) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, stride: int, *, bias: bool, shortcut: str
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=bias)
         self.bn1 = nn.BatchNorm2d(c_out)

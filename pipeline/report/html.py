@@ -28,6 +28,7 @@ def page(report: dict[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["drawn"] = Markup  # our own SVG; its texts are escaped where drawn
+    environment.filters["tied"] = _tied
     return environment.get_template("template.html").render(
         report=report,
         headline=verdicts.headline(report),
@@ -39,6 +40,17 @@ def page(report: dict[str, Any]) -> str:
         limits=_limits(report),
         recipe=tomli_w.dumps(report["recipe"]),
     )
+
+
+def _tied(text: str) -> str:
+    """Keep a figure on one line with its unit.
+
+    >>> _tied("95 %, n = 3") == "95\N{NO-BREAK SPACE}%, n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}3"
+    True
+    """
+    for loose in (" = ", " %", " B", " ms"):
+        text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
 
 
 def _limits(report: dict[str, Any]) -> list[tuple[dict[str, Any], str | None, Table | None]]:

@@ -47,11 +47,12 @@ def _verdicts(report: dict[str, Any]) -> Table:
     for card in verdicts.cards(report):
         facts = [Cell(fact.figure, fact.basis) for fact in card.facts] or [Cell(DASH)] * 4
         why = " ".join([card.why, *card.open])
+        nearest = f"shown: {card.shown}" if card.shown and not card.file else ""
         rows.append(
             [
                 Cell(card.name, card.id),
                 Cell(card.state, mark=card.mark),
-                Cell(card.file or DASH, "" if card.file or not card.shown else f"shown: {card.shown}"),
+                Cell(card.file or DASH, nearest),
                 *facts,
                 Cell(why),
             ]
@@ -97,8 +98,8 @@ def _cell(cell: Cell) -> str:
 def _plain(text: str) -> str:
     """Keep a text from being read as Markdown or HTML, on one line.
 
-    >>> _plain("<b>*a*</b>")
-    '&lt;b&gt;\\\\*a\\\\*&lt;/b&gt;'
+    >>> _plain("<b> R&D")
+    '&lt;b&gt; R&amp;D'
     """
     text = " ".join(text.split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

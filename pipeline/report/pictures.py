@@ -7,12 +7,13 @@ a picture follows its light and its dark scheme. Nothing refers to anything outs
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.report.wording import part, plural, whole
+from pipeline.report.wording import number, part, plural, whole
 
 # Drawn in these colours, then written as variables of the page, which knows both schemes.
 _INK, _SOFT, _LINE = "#10a001", "#10a002", "#10a003"
@@ -138,10 +139,10 @@ def _curves(
             values = [math.nan if e[key] is None else factor * e[key] for e in history]
             axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=4)
         if level is not None:
-            axes.axhline(level, color=_INK, linewidth=0.9, linestyle=(0, (4, 2)), label="budget")
+            axes.axhline(level, color=_INK, linewidth=0.9, linestyle="--", label="budget")
         if kept is not None:
             axes.axvline(kept, color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
-        for before, after in zip(history, history[1:], strict=False):
+        for before, after in itertools.pairwise(history):
             if before["phase"] != after["phase"]:
                 axes.axvline(before["epoch"] + 0.5, color=_SOFT, linewidth=0.6)
                 axes.annotate(
@@ -166,45 +167,49 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
         "counted, logarithmic; the share is what the method kept of the dense layer, non-zero "
         "is what is left after compaction"
     )
-    kinds = [
-        ("dense", "weights", "o", _PALE),
-        ("stored", "weights_after", "D", _SERIES[3]),
-        ("kept", "kept_weights", "o", _SERIES[0]),
-        ("non-zero", "nonzero_weights_after", "|", _SERIES[1]),
-    ]
+    styles: dict[str, tuple[str, dict[str, Any]]] = {
+        "dense": ("weights", {"marker": "o", "ms": 8, "color": _PALE}),
+        "stored": ("weights_after", {"marker": "D", "ms": 4, "color": _SERIES[3]}),
+        "kept": ("kept_weights", {"marker": "o", "ms": 5.5, "color": _SERIES[0]}),
+        "non-zero": (
+            "nonzero_weights_after", {"marker": "|", "ms": 9, "mew": 1.8, "color": _SERIES[1]},
+        ),
+    }  # fmt: skip
 
     def draw(axes: Any) -> None:
-        rows = range(len(found))
-        for row, layer in zip(rows, found, strict=True):
-            counts = [layer[key] for _, key, _, _ in kinds if layer[key]]
+        for row, layer in enumerate(found):
+            counts = [layer[key] for key, _ in styles.values() if layer[key]]
             if counts:
-                axes.plot([min(counts), max(counts)], [row, row], color=_LINE, linewidth=1.2, zorder=1)
-        for label, key, marker, colour in kinds:
-            points = [(layer[key], row) for row, layer in zip(rows, found, strict=True) if layer[key]]
-            axes.plot(
-                [x for x, _ in points], [y for _, y in points], marker, color=colour, label=label,
-                markersize={"o": 5.5, "D": 3.6, "|": 8}[marker], markeredgewidth=1.8 if marker == "|" else 0,
-            )  # fmt: skip
+                axes.hlines(
+                    row, min(counts), max(counts), color=_LINE, linewidth=1.2, zorder=1
+                )
+        for label, (key, style) in styles.items():
+            rows = [row for row, layer in enumerate(found) if layer[key]]
+            counts = [found[row][key] for row in rows]
+            axes.plot(counts, rows, linestyle="", label=label, **{"mew": 0, **style})
         axes.set_xscale("log")
         axes.minorticks_off()
         low, high = axes.get_xlim()
         axes.set_xlim(low / 1.3, high * 1.3)
         axes.xaxis.set_major_formatter(_thousands)
-        _name_rows(axes, found, [part(layer["kept_weights"], layer["weights"]) for layer in found])
+        shares = [part(layer["kept_weights"], layer["weights"]) for layer in found]
+        _name_rows(axes, found, shares)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
 
     return Picture(title, note, _svg(title, note, (4.7, _height(len(found))), draw))
 
 
 def _channels(found: list[dict[str, Any]]) -> Picture:
-    title, note = "Channels of each layer", "output channels, counted, before and after compaction"
+    title = "Channels of each layer"
+    note = "output channels, counted, before and after compaction"
 
     def draw(axes: Any) -> None:
         rows = list(range(len(found)))
-        after = [layer["channels_after"] or 0 for layer in found]
-        axes.barh(rows, [layer["channels"] for layer in found], 0.66, color=_PALE, label="before")
-        axes.barh(rows, after, 0.36, color=_SERIES[0], label="after")
-        said = [f"{whole(layer['channels'])} → {whole(layer['channels_after'])}" for layer in found]
+        before = [layer["channels"] for layer in found]
+        after = [layer["channels_after"] for layer in found]
+        axes.barh(rows, before, 0.66, color=_PALE, label="before")
+        axes.barh(rows, [n or 0 for n in after], 0.36, color=_SERIES[0], label="after")
+        said = [f"{whole(a)} → {whole(b)}" for a, b in zip(before, after, strict=True)]
         axes.xaxis.set_major_formatter(_thousands)
         _name_rows(axes, found, said)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
@@ -213,14 +218,19 @@ def _channels(found: list[dict[str, Any]]) -> Picture:
 
 
 def _sizes(found: list[dict[str, Any]]) -> Picture:
-    title, note = "Size of each file", "kB of 1,000 bytes, measured: as it is, and after gzip -9"
+    title = "Size of each file"
+    note = "kB of 1,000 bytes, measured: plain, and after gzip -9"
 
     def draw(axes: Any) -> None:
         rows = list(range(len(found)))
-        axes.barh(rows, [e["bytes"] / 1e3 for e in found], 0.66, color=_PALE, label="plain")
-        axes.barh(rows, [e["gzip_bytes"] / 1e3 for e in found], 0.36, color=_SERIES[0], label="gzip")
-        said = [f"{e['bytes'] / 1e3:,.0f}, gzip {e['gzip_bytes'] / 1e3:,.0f}" for e in found]
-        names = [{"name": _short(e)} for e in found]
+        plain = [entry["bytes"] / 1e3 for entry in found]
+        packed = [entry["gzip_bytes"] / 1e3 for entry in found]
+        axes.barh(rows, plain, 0.66, color=_PALE, label="plain")
+        axes.barh(rows, packed, 0.36, color=_SERIES[0], label="gzip")
+        said = [
+            f"{number(a)} kB, gzip {number(b)}" for a, b in zip(plain, packed, strict=True)
+        ]
+        names = [{"name": _short(entry)} for entry in found]
         axes.xaxis.set_major_formatter(_thousands)
         axes.xaxis.get_major_locator().set_params(nbins=5)
         _name_rows(axes, names, said)
@@ -242,7 +252,7 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
     formats = list(dict.fromkeys(entry["format"] for entry in found))
 
     def draw(axes: Any) -> None:
-        for entry in found:
+        for index, entry in enumerate(found):
             median, top1 = entry["latency"][0]["median"], entry["parity"]["top1"]
             colour = _SERIES[schemes.index(entry["scheme"]) % len(_SERIES)]
             marker = "os^Dv"[formats.index(entry["format"]) % 5]
@@ -250,8 +260,8 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
             low, high = (100 * end for end in top1["spread"]) if top1["spread"] else (y, y)
             axes.errorbar(
                 [median["value"]], [y], yerr=[[max(0, y - low)], [max(0, high - y)]],
-                fmt=marker, color=colour, markersize=6, elinewidth=0.9, capsize=2,
-                label=_short(entry),
+                fmt=marker, color=colour, elinewidth=0.9, capsize=2, label=_short(entry),
+                markersize=max(4, 9 - index), markerfacecolor="none", markeredgewidth=1.5,
             )  # fmt: skip
         values = [entry["latency"][0]["median"]["value"] for entry in found]
         if max(values) > 20 * min(values):
@@ -262,8 +272,7 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         axes.margins(0.1)
         axes.set_xlabel("median latency, ms")
         axes.set_ylabel("top-1, %")
-        columns = 2 if len(found) > 3 else 3
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, columnspacing=1.2)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2)
 
     height = 2.3 + 0.17 * math.ceil(len(found) / 2)
     return Picture(title, note, _svg(title, note, (4.7, height), draw))
@@ -282,7 +291,8 @@ def _name_rows(axes: Any, found: list[dict[str, Any]], said: list[str]) -> None:
     for row, text in enumerate(said):
         axes.annotate(
             text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
-            textcoords="offset points", va="center", fontsize=7.5, color=_INK, annotation_clip=False,
+            textcoords="offset points", va="center", fontsize=7.5, color=_INK,
+            annotation_clip=False,
         )  # fmt: skip
 
 
@@ -320,7 +330,7 @@ def _svg(title: str, note: str, size: tuple[float, float], draw: Callable[[Any],
 
 
 def _for_page(svg: str, title: str, note: str) -> str:
-    """Take everything off an SVG file that a page can't use: header, links, fonts, unused ids."""
+    """Take off an SVG file what a page can't use: header, links, fonts, unused ids."""
     body = svg[svg.index("<svg ") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", body, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', body)
@@ -330,9 +340,7 @@ def _for_page(svg: str, title: str, note: str) -> str:
     body = start + body[body.index(">") + 1 :]
     body = re.sub(r" font-family: [^;\"]*;?", "", body)
     used = set(re.findall(r"#([\w.-]+)[\")]", body))
-    body = re.sub(
-        r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body
-    )
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     return re.sub(r"\s*\n\s*", " ", body)

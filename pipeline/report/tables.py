@@ -8,7 +8,6 @@ from pipeline.report.wording import (
     DASH,
     accuracy_interval,
     change,
-    interval,
     milliseconds,
     number,
     part,
@@ -47,41 +46,63 @@ class Table(NamedTuple):
 def files(report: dict[str, Any]) -> Table:
     """Return one row a file, refused and rejected ones with their reason."""
     threads = _threads(report)
+    timings = [t for entry in report["files"] for t in entry.get("latency") or []]
+    images = _shared_n([e["parity"]["top1"] for e in report["files"] if e.get("parity")])
+    runs = _shared_n([timing["median"] for timing in timings])
     columns = [
         Column("File", "format, scheme"),
         Column("Size", "bytes, measured", numeric=True),
-        Column("gzip", "bytes, measured", numeric=True),
-        Column("Top-1", "test split, 95 % interval", numeric=True),
-        Column("Parity", "against PyTorch, measured"),
+        Column("gzip -9", "bytes, measured", numeric=True),
+        Column("Top-1", f"measured{images}", numeric=True),
+        Column("Parity", "with PyTorch, measured"),
+        *(
+            Column(f"Host, {plural(count, 'thread')}", f"median ms{runs}", numeric=True)
+            for count in threads
+        ),
+        Column("State"),
     ]
-    for count in threads:
-        on = plural(count, "thread")
-        columns.append(Column("Median", f"ms, host, {on}", numeric=True))
-        columns.append(Column("p90", f"ms, host, {on}", numeric=True))
-    columns.append(Column("State"))
-    return Table(columns, [_file_row(entry, threads) for entry in report["files"]])
+    rows = [_file_row(entry, threads, bool(images), bool(runs)) for entry in report["files"]]
+    return Table(columns, rows)
 
 
-def _file_row(entry: dict[str, Any], threads: list[int]) -> list[Cell]:
+def _shared_n(measures: list[dict[str, Any]]) -> str:
+    """Return the n that all figures of a column share, for its title, or nothing."""
+    found = {measure["n"] for measure in measures}
+    return f", n = {whole(found.pop())}" if len(found) == 1 else ""
+
+
+def _file_row(
+    entry: dict[str, Any], threads: list[int], images_said: bool, runs_said: bool
+) -> list[Cell]:
     parity = entry.get("parity")
     row = [
         Cell(entry["file"], f"{entry['format']}, {entry['scheme']}", "code"),
         Cell(whole(entry.get("bytes"))),
         Cell(whole(entry.get("gzip_bytes"))),
-        Cell(percent(parity["top1"]["value"]), accuracy_interval(parity["top1"]))
-        if parity
-        else Cell(DASH),
+        _top1(parity["top1"], images_said) if parity else Cell(DASH),
         Cell(*_parity(parity)) if parity else Cell(DASH),
     ]
     timed = {timing["threads"]: timing for timing in entry.get("latency") or []}
-    for count in threads:
-        timing = timed.get(count)
-        median, p90 = (timing["median"], timing["p90"]) if timing else (None, None)
-        note = f"n = {whole(median['n'])}" if median else ""
-        row += [Cell(milliseconds(median), note), Cell(milliseconds(p90))]
+    row += [_timing(timed.get(count), runs_said) for count in threads]
     if entry["state"] == "made":
         return [*row, Cell("made", mark=GOOD)]
     return [*row, Cell(entry["state"].upper(), entry["why"], BAD)]
+
+
+def _top1(top1: dict[str, Any], n_said: bool) -> Cell:
+    note = accuracy_interval(top1)
+    if n_said:
+        note = note.rpartition("n = ")[0].removesuffix(", ")
+    return Cell(percent(top1["value"]), note)
+
+
+def _timing(timing: dict[str, Any] | None, n_said: bool) -> Cell:
+    if timing is None:
+        return Cell(DASH)
+    note = f"p90 {milliseconds(timing['p90'])}"
+    if not n_said:
+        note += f", n = {whole(timing['median']['n'])}"
+    return Cell(milliseconds(timing["median"]), note)
 
 
 def _parity(parity: dict[str, Any]) -> tuple[str, str]:
@@ -95,7 +116,8 @@ def _parity(parity: dict[str, Any]) -> tuple[str, str]:
 
 
 def _threads(report: dict[str, Any]) -> list[int]:
-    return sorted({t["threads"] for entry in report["files"] for t in entry.get("latency") or []})
+    timings = [t for entry in report["files"] for t in entry.get("latency") or []]
+    return sorted({timing["threads"] for timing in timings})
 
 
 def layers(report: dict[str, Any]) -> Table:
@@ -116,14 +138,16 @@ def layers(report: dict[str, Any]) -> Table:
 
 def _layer_row(layer: dict[str, Any], reasons: list[str]) -> list[Cell]:
     dense = layer["weights"]
+    kept, stored = layer["kept_weights"], layer["weights_after"]
+    nonzero = layer["nonzero_weights_after"]
     return [
         Cell(layer["name"], layer["kind"], "code"),
         Cell(*_from_to(layer["channels"], layer["channels_after"])),
         *(Cell(whole(layer["removed"].get(reason, 0))) for reason in reasons),
         Cell(whole(dense)),
-        Cell(whole(layer["kept_weights"]), part(layer["kept_weights"], dense)),
-        Cell(whole(layer["weights_after"]), part(layer["weights_after"], dense)),
-        Cell(whole(layer["nonzero_weights_after"]), part(layer["nonzero_weights_after"], dense)),
+        Cell(whole(kept), part(kept, dense)),
+        Cell(whole(stored), part(stored, dense)),
+        Cell(whole(nonzero), part(nonzero, dense)),
         Cell(*_from_to(layer["macs"], layer["macs_after"])),
     ]
 
@@ -165,8 +189,8 @@ def stayed(report: dict[str, Any]) -> Table:
     """Return the dead channels that were kept, and why."""
     columns = [Column("Layer"), Column("Dead channels kept", numeric=True), Column("Why")]
     rows = [
-        [Cell(kept["layer"], mark="code"), Cell(whole(len(kept["channels"]))), Cell(kept["why"])]
-        for kept in report["cut"]["kept"]
+        [Cell(one["layer"], mark="code"), Cell(whole(len(one["channels"]))), Cell(one["why"])]
+        for one in report["cut"]["kept"]
     ]
     return Table(columns, rows)
 
@@ -210,11 +234,13 @@ def checks(report: dict[str, Any], target: dict[str, Any], file: str) -> Table:
         Column("Why, and what to do"),
     ]
     row = next(row for row in target["files"] if row["file"] == file)
-    entry = next((entry for entry in report["files"] if entry["file"] == file), {})
+    entry = next(entry for entry in report["files"] if entry["file"] == file)
     return Table(columns, [_check_row(check, row, entry) for check in row["checks"]])
 
 
-def _check_row(check: dict[str, Any], row: dict[str, Any], entry: dict[str, Any]) -> list[Cell]:
+def _check_row(
+    check: dict[str, Any], row: dict[str, Any], entry: dict[str, Any]
+) -> list[Cell]:
     return [
         Cell(check["name"]),
         Cell(check["figure"] or DASH),
@@ -234,8 +260,7 @@ def _basis(check: str, row: dict[str, Any], entry: dict[str, Any]) -> str:
     if check in ("activations", "peak RAM (budget)", "peak RAM (device)"):
         return "predicted"
     if check == "accuracy drop":
-        count = entry["parity"]["top1"]["n"] if entry.get("parity") else None
-        return f"measured, n = {whole(count)}"
+        return f"measured, n = {whole(entry['parity']['top1']['n'])}"
     return "measured" if check.startswith("file size") else "read from the file"
 
 
@@ -246,7 +271,9 @@ def matrix(target: dict[str, Any]) -> Table:
         names += [check["name"] for check in row["checks"] if check["name"] not in names]
     columns = [Column("Check"), *(Column(row["file"]) for row in target["files"])]
     found = [{check["name"]: check for check in row["checks"]} for row in target["files"]]
-    rows = [[Cell(name), *(_matrix_cell(checks.get(name)) for checks in found)] for name in names]
+    rows = [
+        [Cell(name), *(_matrix_cell(of_file.get(name)) for of_file in found)] for name in names
+    ]
     return Table(columns, rows)
 
 
@@ -269,20 +296,23 @@ def scores(report: dict[str, Any]) -> Table:
         Column("MACs", "counted, one image", numeric=True),
         Column("Top-1", "measured, test split", numeric=True),
     ]
-    rows = [
-        ("trained", before["parameters"], before["weights"], None, before["macs"]),
-        ("pruned", before["parameters"], before["weights"], counts["kept_weights"], before["macs"]),
-        ("compact", after["parameters"], after["weights"], after["nonzero_weights"], after["macs"]),
+    rows: list[tuple[str, dict[str, Any], int | None]] = [
+        ("trained", before, None),
+        ("pruned", before, counts["kept_weights"]),
+        ("compact", after, after["nonzero_weights"]),
     ]
     return Table(
         columns,
         [
             [
                 Cell(name),
-                *(Cell(whole(figure)) for figure in figures),
+                Cell(whole(count["parameters"])),
+                Cell(whole(count["weights"])),
+                Cell(whole(nonzero)),
+                Cell(whole(count["macs"])),
                 Cell(percent(accuracy[name]["value"]), f"n = {whole(accuracy[name]['n'])}"),
             ]
-            for name, *figures in rows
+            for name, count, nonzero in rows
         ],
     )
 
@@ -311,7 +341,7 @@ def calibration(report: dict[str, Any]) -> Table:
     rows = [
         ("Images", f"{whole(found['count'])} of the {found['split']} split"),
         ("Seed", str(found["seed"])),
-        ("Range after normalisation", f"{number(found['minimum'])} to {number(found['maximum'])}"),
+        ("Normalised range", f"{number(found['minimum'])} to {number(found['maximum'])}"),
         ("SHA-256", found["sha256"]),
         ("Images of each class", classes),
     ]
@@ -372,7 +402,8 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:
-    return Table([Column(title), Column("")], [[Cell(name), Cell(text)] for name, text in rows])
+    columns = [Column(title), Column("")]
+    return Table(columns, [[Cell(name), Cell(text)] for name, text in rows])
 
 
 def seeds(report: dict[str, Any]) -> str:

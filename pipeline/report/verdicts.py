@@ -72,20 +72,20 @@ def _card(target: dict[str, Any], report: dict[str, Any]) -> Card:
         shown=shown,
         facts=_facts(row, entry) if row and entry else [],
         why=target["why"],
-        open=[f"{check['name']}: {check['why']}. {_sentence(check['remedy'])}" for check in unknown],
+        open=[f"{c['name']}: {c['why']}. {_sentence(c['remedy'])}".strip() for c in unknown],
         lost=_lost(target),
     )
 
 
 def nearest(target: dict[str, Any]) -> str | None:
     """Return the chosen file of a target, or the one that breaks the fewest limits."""
-    if target["chosen"] or not target["files"]:
-        return target["chosen"]  # type: ignore[no-any-return]  # JSON
+    if target["chosen"]:
+        return str(target["chosen"])
     broken = {
-        row["file"]: sum(check["passed"] is False for check in row["checks"])
+        str(row["file"]): sum(check["passed"] is False for check in row["checks"])
         for row in target["files"]
     }
-    return min(broken, key=lambda file: broken[file])
+    return min(broken, key=lambda file: broken[file], default=None)
 
 
 def latency(row: dict[str, Any]) -> Fact:
@@ -162,14 +162,23 @@ def headline(report: dict[str, Any]) -> str:
         first = f"{fitting} of {plural(len(targets), 'target')} {verb} a file that fits"
     else:
         made = sum(entry["state"] == "made" for entry in report["files"])
-        first = f"{made} of {plural(len(report['files']), 'file')} made, for no target in particular"
-    kept = part(counts["kept_weights"], counts["before"]["weights"])
+        files = plural(len(report["files"]), "file")
+        first = f"{made} of {files} made, for no target in particular"
+    before, after = counts["before"]["parameters"], counts["after"]["parameters"]
+    size = f"went from {whole(before)} to {whole(after)}"
     return (
-        f"{first}: {_value(report, 'model')} on {_value(report, 'data')}, pruned by "
-        f"{_value(report, 'method')} to {kept} of its weights, went from "
-        f"{whole(counts['before']['parameters'])} to {whole(counts['after']['parameters'])} "
-        f"parameters with equal outputs, and {_reach(report, chosen)}."
+        f"{first}: {_value(report, 'model')} on {_value(report, 'data')}, {_pruning(report)}, "
+        f"{size if before != after else f'keeps its {whole(after)}'} parameters with equal "
+        f"outputs, and {_reach(report, chosen)}."
     )
+
+
+def _pruning(report: dict[str, Any]) -> str:
+    kept, total = report["counts"]["kept_weights"], report["counts"]["before"]["weights"]
+    method = _value(report, "method")
+    if kept == total:
+        return f"trained by {method} and not pruned"
+    return f"pruned by {method} to {part(kept, total)} of its weights"
 
 
 def _value(report: dict[str, Any], table: str) -> str:
@@ -185,10 +194,14 @@ def _reach(report: dict[str, Any], chosen: set[str]) -> str:
     ]
     if not found:
         return "no file was made"
-    low, high = (pick(top1["value"] for top1 in found) for pick in (min, max))
-    shares = percent(low) if percent(low) == percent(high) else f"{percent(low)} to {percent(high)}"
+    shares = " to ".join(dict.fromkeys(percent(share) for share in _ends(found)))
     which = "the chosen files reach" if chosen else "its files reach"
     return f"{which} {shares} top-1 on {plural(found[0]['n'], 'test image')}"
+
+
+def _ends(found: list[dict[str, Any]]) -> tuple[float, float]:
+    values = [measure["value"] for measure in found]
+    return min(values), max(values)
 
 
 def _joined(parts: list[str]) -> str:

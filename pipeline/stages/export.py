@@ -36,7 +36,9 @@ def run(context: Context) -> dict[str, Any]:
     Raises:
         PareError: not one file could be made.
     """
-    plans = [SchemePlan(**p) for p in read_json(context.inputs["quantize"] / "plan.json")["files"]]
+    plans = [
+        SchemePlan(**p) for p in read_json(context.inputs["quantize"] / "plan.json")["files"]
+    ]
     calibration = np.load(context.inputs["quantize"] / "calibration.npy", allow_pickle=False)
     made: dict[str, Path | ExportFailure] = {}
     network = fold_batch_norm(context.compacted())
@@ -45,18 +47,27 @@ def run(context: Context) -> dict[str, Any]:
         exporter = EXPORTERS.load(file_format)[0](opset=options.opset)
         own = [plan for plan in plans if plan.format == file_format]
         written = exporter.write(
-            network, own, _signature(context), calibration, context.out, options.converter_timeout_s
+            network,
+            own,
+            _signature(context),
+            calibration,
+            context.out,
+            options.converter_timeout_s,
         )
         made |= {plan.file_name: written[plan.scheme] for plan in own}
     reference = logits(context.compacted(), context.data.normalise(context.data.test.images))
-    files = [_examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans]
+    files = [
+        _examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans
+    ]
     for entry in files:
         if entry["state"] != "made":
             context.reporter.warn(f"{entry['file']}: {entry['state']}. {entry['why']}")
     good = [entry for entry in files if entry["state"] == "made"]
     write_json(context.out / "files.json", files)
     if not good:
-        raise PareError("no file could be made. " + " ".join(str(entry["why"]) for entry in files))
+        raise PareError(
+            "no file could be made. " + " ".join(str(entry["why"]) for entry in files)
+        )
     return {
         "summary": f"{len(good)} of {len(files)} files made and faithful to PyTorch "
         f"on {len(context.data.test)} test images",

@@ -31,7 +31,8 @@ def run(context: Context) -> dict[str, Any]:
         {
             "file": name,
             "latency": [
-                one.model_dump(mode="json") for one in local.measure(folder / name, options.threads)
+                one.model_dump(mode="json")
+                for one in local.measure(folder / name, options.threads)
             ],
             "macs": graph.macs,
             "activation_bytes": graph.activation_bytes,
@@ -40,7 +41,9 @@ def run(context: Context) -> dict[str, Any]:
         }
         for name, graph in graphs.items()
     ]
-    verdicts = [_verdict(target, files, graphs, folder, reference) for target in context.targets]
+    verdicts = [
+        _verdict(target, files, graphs, folder, reference) for target in context.targets
+    ]
     write_json(context.out / "profile.json", {"files": measured, "targets": verdicts})
     fitting = sum(bool(verdict["chosen"]) for verdict in verdicts)
     return {
@@ -105,5 +108,7 @@ def _nearest(verdicts: list[Verdict]) -> str:
     if not verdicts:
         return "There is no file to offer."
     nearest = min(verdicts, key=lambda verdict: len(verdict.failed))
-    limits = "; ".join(f"{c.name}: {c.figure}, limit {c.limit}. {c.remedy}" for c in nearest.failed)
+    limits = "; ".join(
+        f"{c.name}: {c.figure}, limit {c.limit}. {c.remedy}" for c in nearest.failed
+    )
     return f"Nearest is {nearest.candidate.file}: {limits}"

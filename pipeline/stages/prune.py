@@ -32,7 +32,10 @@ def run(context: Context) -> dict[str, Any]:
             "Raise budget.weights or choose another method."
         )
     save_file(pruned.state_dict(), context.out / "model.safetensors")
-    save_file({k: m.to(torch.uint8) for k, m in effective.items()}, context.out / "effective.safetensors")
+    save_file(
+        {k: m.to(torch.uint8) for k, m in effective.items()},
+        context.out / "effective.safetensors",
+    )
     dead = plan.model_dump(mode="json", include={"removed", "kept"})
     write_json(context.out / "channels.json", dead)
     total, kept = _total(masks), _kept(masks)

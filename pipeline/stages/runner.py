@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from pipeline.core.artifact import Artifact, Provenance, git_commit, versions
 from pipeline.core.errors import Interrupted, OverBudget, PareError
-from pipeline.core.record import digest
 from pipeline.core.recipe import Recipe, fingerprint
+from pipeline.core.record import digest
 from pipeline.core.rundir import RunDir, is_full, read_json, write_text
 from pipeline.core.target import Target
 from pipeline.core.wanted import wanted
@@ -138,7 +138,9 @@ class Runner:
 
     def _execute(self, number: int, stage: Stage, key: str, context: Context) -> Artifact:
         folder = self.dir.open_partial(number, stage.name, key, resumable=stage.resumable)
-        inputs = {s.name: self.dir.folder(n, s.name) for n, s in enumerate(STAGES[: number - 1], 1)}
+        inputs = {
+            s.name: self.dir.folder(n, s.name) for n, s in enumerate(STAGES[: number - 1], 1)
+        }
         began = time.monotonic()
         module = importlib.import_module(f"pipeline.stages.{stage.name}")
         try:
@@ -188,7 +190,9 @@ class Runner:
     def _report(self, artifacts: dict[str, Artifact], *, rewrite: bool) -> dict[str, Any]:
         path = self.dir.path / "report.json"
         keys = {name: artifact.provenance.key for name, artifact in artifacts.items()}
-        whole = all((self.dir.path / f"report.{suffix}").is_file() for suffix in ("html", "md"))
+        whole = all(
+            (self.dir.path / f"report.{suffix}").is_file() for suffix in ("html", "md")
+        )
         if not rewrite and whole and path.is_file():
             report: dict[str, Any] = read_json(path)
             if report.get("keys") == keys:

@@ -18,7 +18,9 @@ class Terminal:
         """Print what a stage did and how long it took."""
         self._close()
         took = "skipped" if seconds is None else f"{seconds:.1f} s"
-        self.console.print(f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {text}", soft_wrap=True)
+        self.console.print(
+            f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {text}", soft_wrap=True
+        )
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Move the training's bar."""

@@ -24,7 +24,9 @@ def run(context: Context) -> dict[str, Any]:
     recipe, data = context.recipe, context.data
     model = context.network()
     method = create(recipe.method, recipe.budget)
-    trace(model, data.shape)  # a network that can't be compacted is refused before it is trained
+    trace(
+        model, data.shape
+    )  # a network that can't be compacted is refused before it is trained
     checkpoint = context.out / "checkpoint.pt"
     trained = train(
         model,
@@ -43,8 +45,9 @@ def run(context: Context) -> dict[str, Any]:
     trained_accuracy = accuracy(trained.model, data.test, data)
     pruned = accuracy(masked(trained.model, trained.masks), data.test, data)
     return {
-        "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best {trained.best_epoch}; "
-        f"test {trained_accuracy:.2%}; keeps {counted.kept:,} of {counted.weights:,} weights",
+        "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best "
+        f"{trained.best_epoch}; test {trained_accuracy:.2%}; keeps {counted.kept:,} of "
+        f"{counted.weights:,} weights",
         "epochs": len(trained.history),
         "best_epoch": trained.best_epoch,
         "test_accuracy": trained_accuracy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class Checkpoint:
             "best": dict(self.best.__dict__),
         }
         torch.save(content, scratch)
-        os.replace(scratch, path)
+        scratch.replace(path)
 
     @classmethod
     def load(cls, path: Path | None) -> Checkpoint | None:

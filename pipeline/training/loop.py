@@ -120,7 +120,9 @@ class _Loop:
         wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
         for epoch in range(start, phase.epochs):
             began = time.monotonic()
-            losses = self._train_epoch(wrapped, model, wrapped_optimizer, scheduler, phase, epoch)
+            losses = self._train_epoch(
+                wrapped, model, wrapped_optimizer, scheduler, phase, epoch
+            )
             self.method.after_epoch(model, (epoch + 1) / phase.epochs)
             lr = float(optimizer.param_groups[0]["lr"])
             self._assess(model, phase, losses, lr, time.monotonic() - began)
@@ -155,7 +157,12 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
             self.method.after_step(model, progress)
-            sums += torch.stack([task.detach().cpu(), torch.zeros(()) if extra is None else extra.detach().cpu()])
+            sums += torch.stack(
+                [
+                    task.detach().cpu(),
+                    torch.zeros(()) if extra is None else extra.detach().cpu(),
+                ]
+            )
         task_loss, budget_loss = (sums / len(batches)).tolist()
         return task_loss, budget_loss
 
@@ -174,7 +181,12 @@ class _Loop:
             yield self.data.normalise(images), train.labels[own]
 
     def _assess(
-        self, model: nn.Module, phase: Phase, losses: tuple[float, float], lr: float, seconds: float
+        self,
+        model: nn.Module,
+        phase: Phase,
+        losses: tuple[float, float],
+        lr: float,
+        seconds: float,
     ) -> None:
         """Evaluate the network as trained and as pruned, and remember the best."""
         masks = self.method.masks(model)
@@ -195,7 +207,9 @@ class _Loop:
             self.best = Best(
                 score=entry.pruned_accuracy,
                 epoch=entry.epoch,
-                state={k: v.detach().cpu().clone() for k, v in plain(model).state_dict().items()},
+                state={
+                    k: v.detach().cpu().clone() for k, v in plain(model).state_dict().items()
+                },
                 masks={k: v.cpu() for k, v in masks.items()},
             )
 
@@ -217,7 +231,10 @@ class _Loop:
     def _report(self) -> None:
         if self.progress:
             last = self.history[-1]
-            text = f"loss {last.task_loss:.3f}  val {last.accuracy:.1%}  pruned {last.pruned_accuracy:.1%}"
+            text = (
+                f"loss {last.task_loss:.3f}  validation {last.accuracy:.1%}  "
+                f"pruned {last.pruned_accuracy:.1%}"
+            )
             self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
 
 

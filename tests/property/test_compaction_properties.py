@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 from hypothesis import given
@@ -27,20 +28,28 @@ def output(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @given(networks(), seeds, prunings, fractions)
-def test_small_integers_are_exactly_equal(net: RandomNet, seed: int, prune, fraction: float) -> None:
+def test_small_integers_are_exactly_equal(
+    net: RandomNet, seed: int, prune, fraction: float
+) -> None:
     model = prune(whole(net, seed), seed, fraction)
     small, plan = compact(model, SHAPE)
-    images = torch.randint(-3, 4, (2, *SHAPE), generator=torch.Generator().manual_seed(seed)).double()
+    images = torch.randint(
+        -3, 4, (2, *SHAPE), generator=torch.Generator().manual_seed(seed)
+    ).double()
     expected, found = output(model, images), output(small, images)
     if any(fold.into.startswith("carrier") for fold in plan.folds.values()):
         # A carrier divides by its own constant, which need not be a power of two.
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+        torch.testing.assert_close(
+            found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max())
+        )
     else:
         assert torch.equal(expected, found)
 
 
 @given(networks(), seeds, prunings, fractions)
-def test_real_weights_are_equal_up_to_the_order_of_sums(net: RandomNet, seed: int, prune, fraction: float) -> None:
+def test_real_weights_are_equal_up_to_the_order_of_sums(
+    net: RandomNet, seed: int, prune, fraction: float
+) -> None:
     model = prune(settle(net, seed), seed, fraction)
     small, plan = compact(model, SHAPE)
     images = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(seed))
@@ -51,7 +60,9 @@ def test_real_weights_are_equal_up_to_the_order_of_sums(net: RandomNet, seed: in
 
 
 @given(networks(), seeds, prunings, fractions)
-def test_compacting_twice_is_compacting_once(net: RandomNet, seed: int, prune, fraction: float) -> None:
+def test_compacting_twice_is_compacting_once(
+    net: RandomNet, seed: int, prune, fraction: float
+) -> None:
     model = prune(whole(net, seed), seed, fraction)
     once, _ = compact(model, SHAPE)
     twice, plan = compact(once, SHAPE)
@@ -62,7 +73,9 @@ def test_compacting_twice_is_compacting_once(net: RandomNet, seed: int, prune, f
 
 
 @given(networks(), seeds, prunings, fractions)
-def test_argument_is_untouched_and_the_plan_predicts_the_shapes(net: RandomNet, seed: int, prune, fraction: float) -> None:
+def test_argument_is_untouched_and_the_plan_predicts_the_shapes(
+    net: RandomNet, seed: int, prune, fraction: float
+) -> None:
     model = prune(settle(net, seed), seed, fraction)
     before = copy.deepcopy(model.state_dict())
     small, plan = compact(model, SHAPE)
@@ -89,7 +102,9 @@ def test_more_pruning_never_means_more_weights(net: RandomNet, seed: int) -> Non
 
 
 @given(networks(), seeds, fractions)
-def test_effective_is_under_direct_and_killing_never_revives(net: RandomNet, seed: int, fraction: float) -> None:
+def test_effective_is_under_direct_and_killing_never_revives(
+    net: RandomNet, seed: int, fraction: float
+) -> None:
     model = prune_weights(settle(net, seed), seed, fraction)
     masks = {name: weight != 0 for name, weight in prunable(model).items()}
     graph = trace(model, SHAPE)
@@ -102,10 +117,14 @@ def test_effective_is_under_direct_and_killing_never_revives(net: RandomNet, see
 
 
 @given(networks(), seeds, fractions)
-def test_permuting_hidden_features_permutes_the_plan(net: RandomNet, seed: int, fraction: float) -> None:
+def test_permuting_hidden_features_permutes_the_plan(
+    net: RandomNet, seed: int, fraction: float
+) -> None:
     model = prune_rows(settle(net, seed), seed, fraction)
     other = copy.deepcopy(model)
-    order = torch.randperm(model.fc1.out_features, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(
+        model.fc1.out_features, generator=torch.Generator().manual_seed(seed)
+    )
     with torch.no_grad():
         other.fc1.weight.copy_(model.fc1.weight[order])
         other.fc1.bias.copy_(model.fc1.bias[order])
@@ -121,7 +140,7 @@ class Stack(nn.Module):
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Linear(a, b, bias=False) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Linear(a, b, bias=False) for a, b in itertools.pairwise(sizes)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -138,7 +157,9 @@ def test_liveness_is_the_number_of_paths(sizes: list[int], seed: int, fraction: 
     liveness = analyse(graph)
     masks = [(layer.weight != 0).long() for layer in model.layers]
     into = torch.ones(4, dtype=torch.int64)
-    for mask, (call, _) in zip(masks, [c for c in liveness.calls if "layers" in str(c[0].node.target)], strict=True):
+    for mask, (call, _) in zip(
+        masks, [c for c in liveness.calls if "layers" in str(c[0].node.target)], strict=True
+    ):
         into = mask @ into
         assert torch.equal(liveness.states[call.node].live, into > 0)
     out = torch.ones(sizes[-1], dtype=torch.int64)
@@ -151,7 +172,19 @@ def test_liveness_is_the_number_of_paths(sizes: list[int], seed: int, fraction: 
 
 
 def test_the_oracle_can_see_one_spoiled_weight() -> None:
-    steps = [{"kind": "plain", "out": 3, "kernel": 3, "padding": 1, "stride": 1, "mode": "zeros", "bias": True, "norm": "before", "act": "relu"}]
+    steps = [
+        {
+            "kind": "plain",
+            "out": 3,
+            "kernel": 3,
+            "padding": 1,
+            "stride": 1,
+            "mode": "zeros",
+            "bias": True,
+            "norm": "before",
+            "act": "relu",
+        }
+    ]
     model = prune_rows(whole(RandomNet(steps, 3, 2, flatten=True), 5), 5, 0.3)
     small, _ = compact(model, SHAPE)
     images = torch.randint(-3, 4, (2, *SHAPE)).double()

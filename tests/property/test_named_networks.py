@@ -24,7 +24,9 @@ PRUNINGS = {
     "90 % of the weights": lambda m, s: prune_weights(m, s, 0.9),
     "99 % of the weights": lambda m, s: prune_weights(m, s, 0.99),
 }
-ids = [f"{name}-{'-'.join(map(str, options.values())) or 'plain'}" for name, options in NETWORKS]
+ids = [
+    f"{name}-{'-'.join(map(str, options.values())) or 'plain'}" for name, options in NETWORKS
+]
 
 
 def network(name: str, options: dict[str, object]) -> nn.Module:
@@ -43,11 +45,19 @@ def test_outputs_are_equal(name: str, options: dict[str, object], pruning: str) 
         assert count(small, SHAPE).parameters < 0.75 * count(model, SHAPE).parameters
 
 
-@pytest.mark.parametrize(("name", "options"), [n for n in NETWORKS if n[0].startswith("conv")], ids=[i for i in ids if i.startswith("conv")])
-def test_small_integers_are_exact_where_no_carrier_divides(name: str, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [n for n in NETWORKS if n[0].startswith("conv")],
+    ids=[i for i in ids if i.startswith("conv")],
+)
+def test_small_integers_are_exact_where_no_carrier_divides(
+    name: str, options: dict[str, object]
+) -> None:
     """Conv2/4/6 with relu: biases are one or less, so that every carrier is exactly one."""
     model = prune_rows(whole(network(name, options), 6, largest=1), 7, 0.5)
-    images = torch.randint(-1, 2, (2, *SHAPE), generator=torch.Generator().manual_seed(8)).double()
+    images = torch.randint(
+        -1, 2, (2, *SHAPE), generator=torch.Generator().manual_seed(8)
+    ).double()
     small, _ = compact(model, SHAPE)
     with torch.no_grad():
         expected = model(images)

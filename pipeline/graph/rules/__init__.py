@@ -36,7 +36,9 @@ class Channels:
     @classmethod
     def all_live(cls, width: int) -> Channels:
         """Return ``width`` channels of which nothing is known."""
-        return cls(torch.ones(width, dtype=torch.bool), torch.zeros(width, dtype=torch.float64))
+        return cls(
+            torch.ones(width, dtype=torch.bool), torch.zeros(width, dtype=torch.float64)
+        )
 
     @classmethod
     def of(cls, live: Tensor, value: Tensor) -> Channels:
@@ -198,7 +200,13 @@ def rule_for(call: Call) -> Rule:
     from pipeline.graph.rules import conv, linear, merge, norm, pointwise, pool, reshape
 
     finders: list[Callable[[Call], Rule | None]] = [
-        conv.find, linear.find, norm.find, pointwise.find, pool.find, merge.find, reshape.find,
+        conv.find,
+        linear.find,
+        norm.find,
+        pointwise.find,
+        pool.find,
+        merge.find,
+        reshape.find,
     ]
     return next((rule for find in finders if (rule := find(call))), OPAQUE)
 

@@ -80,7 +80,9 @@ class Grouped(Rule):
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """As for one group, group by group."""
         conv, state = _conv(call), inputs[0]
-        biases = conv.bias.chunk(conv.groups) if conv.bias is not None else [None] * conv.groups
+        biases = (
+            conv.bias.chunk(conv.groups) if conv.bias is not None else [None] * conv.groups
+        )
         parts = [
             _convolve(weight, bias, Channels(live, value), padded=is_zero_padded(conv))
             for weight, bias, live, value in zip(

@@ -21,8 +21,8 @@ def find(call: Call) -> Rule | None:
     target = target_of(call)
     if target in (torch.cat, torch.concat):
         axis = call.argument(1, "dim", 0)
-        listed = list(call.node.args[0]) if call.node.args else []
-        whole = listed == list(call.inputs)
+        listed = call.argument(0, "tensors", ())
+        whole = tuple(listed) == call.inputs
         return Concat() if axis in (1, 1 - len(call.shape)) and whole else None
     if call.node.kwargs:  # alpha=, out=
         return None

@@ -14,9 +14,8 @@ from pipeline.graph.rules.pointwise import ChannelWise
 def find(call: Call) -> BatchNorm | None:
     """Return the rule of a batch norm that has running statistics."""
     norm = call.module
-    if type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d) and norm.running_mean is not None:
-        return BatchNorm()
-    return None
+    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None
+    return BatchNorm() if known else None
 
 
 class BatchNorm(ChannelWise):

@@ -11,9 +11,26 @@ from torch import Tensor, nn
 from pipeline.graph.rules import Call, Channels, Rule, Slots, target_of
 
 _MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.SiLU,
-    nn.GELU, nn.Sigmoid, nn.Tanh, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.Softsign, nn.Mish,
-    nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.Hardtanh,
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Mish,
+    nn.Identity,
+    nn.Dropout,
+    nn.Dropout2d,
+    nn.AlphaDropout,
 )
 _FUNCTIONS = (
     F.relu, F.relu6, F.leaky_relu, F.hardswish, F.hardsigmoid, F.hardtanh, F.silu, F.gelu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ def _pads_with_zeros(call: Call) -> bool:
 
 
 class Flatten(Rule):
-    """``[n, c, h, w]`` to ``[n, c h w]``: channel i becomes h w columns that leave together."""
+    """``[n, c, h, w]`` to ``[n, c h w]``: a channel's h w columns leave together."""
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Repeat every channel's state for its columns (NCHW order)."""
@@ -81,7 +82,7 @@ class Flatten(Rule):
             call.node.args = _replaced(call.node.args, old, new)
 
 
-def _replaced(args: tuple[object, ...], old: int, new: int) -> tuple[object, ...]:
+def _replaced(args: tuple[Any, ...], old: int, new: int) -> tuple[Any, ...]:
     """Return the arguments with the last number equal to ``old`` replaced."""
     if len(args) == 2 and isinstance(args[1], tuple | list):
         return (args[0], _replaced(tuple(args[1]), old, new))

@@ -16,7 +16,9 @@ from pipeline.graph.equivalence import compare, prove
 from pipeline.graph.surgery import CutPlan, compact
 
 
-def outputs_equal(model: nn.Module, small: nn.Module, plan: CutPlan, shape: tuple[int, ...]) -> None:
+def outputs_equal(
+    model: nn.Module, small: nn.Module, plan: CutPlan, shape: tuple[int, ...]
+) -> None:
     images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(7))
     proof = prove(model, small, plan, images)
     assert len(proof.comparisons) >= 4
@@ -29,7 +31,9 @@ def checked(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> tuple[nn.Mo
     model = model.eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     small, plan = compact(model, shape)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()
+    )
     outputs_equal(model, small, plan, shape)
     return small, plan
 
@@ -39,7 +43,9 @@ def widths(model: nn.Module) -> list[int]:
 
 
 def test_linear_to_linear_folds_the_activated_bias() -> None:
-    model = settle(nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)), 0)
+    model = settle(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)), 0
+    )
     kill(model[1], [0, 2, 5])
     with torch.no_grad():
         model[1].bias.fill_(0.7)
@@ -60,7 +66,9 @@ def test_unpadded_convolution_folds_into_the_bias(kernel: int) -> None:
 
 
 def test_zero_padded_convolution_gets_one_carrier_for_any_number_of_dead_channels() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)), 2)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)), 2
+    )
     kill(model[0], [0, 1, 2, 3, 6])
     with torch.no_grad():
         model[0].bias.copy_(torch.linspace(0.2, 0.9, 8))
@@ -72,7 +80,9 @@ def test_zero_padded_convolution_gets_one_carrier_for_any_number_of_dead_channel
 
 def test_a_plain_bias_fold_would_be_wrong_on_the_border() -> None:
     """The twin of the carrier: what other tools do differs by far more than the limit."""
-    model = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)), 2)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1)), 2
+    )
     kill(model[0], [0])
     with torch.no_grad():
         model[0].bias.fill_(0.5)
@@ -128,13 +138,18 @@ def test_batch_norm_after_a_zero_channel_emits_more_than_beta() -> None:
     small, plan = checked(model)
     assert widths(small) == [4, 4]
     norm = model[1].requires_grad_(requires_grad=False)
-    constant = norm.bias[2] - norm.weight[2] * norm.running_mean[2] / (norm.running_var[2] + norm.eps).sqrt()
+    constant = (
+        norm.bias[2]
+        - norm.weight[2] * norm.running_mean[2] / (norm.running_var[2] + norm.eps).sqrt()
+    )
     assert plan.folds["2"].constants[2] == pytest.approx(float(constant), rel=1e-6)
     assert abs(float(constant) - float(norm.bias[2])) > 1e-2  # beta alone would be wrong
 
 
 def test_batch_norm_with_zero_gamma_cuts_a_live_channel() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)), 6)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 1)), 6
+    )
     with torch.no_grad():
         model[1].weight[4] = 0
         model[1].bias[4] = 0.8
@@ -159,7 +174,9 @@ def test_convolution_without_bias_before_batch_norm_folds_into_the_running_mean(
 
 
 def test_convolution_without_bias_and_without_batch_norm_gets_a_bias() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1, bias=False)), 7)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1, bias=False)), 7
+    )
     kill(model[0], [0, 1])
     with torch.no_grad():
         model[0].bias.fill_(0.6)
@@ -168,7 +185,9 @@ def test_convolution_without_bias_and_without_batch_norm_gets_a_bias() -> None:
 
 
 def test_relu_of_a_negative_constant_leaves_for_free() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)), 8)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)), 8
+    )
     kill(model[0], [0, 3])
     with torch.no_grad():
         model[0].bias.fill_(-0.4)
@@ -238,7 +257,14 @@ def test_average_pool_that_counts_its_padding_keeps_the_channel() -> None:
 
 def test_global_pool_to_classifier() -> None:
     model = settle(
-        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)), 11
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 3),
+        ),
+        11,
     )
     kill(model[0], [2])
     with torch.no_grad():
@@ -274,7 +300,9 @@ class Flattened(nn.Module):
         return self.fc(x)
 
 
-@pytest.mark.parametrize("how", ["flatten", "method", "view", "shape", "baked view", "baked reshape"])
+@pytest.mark.parametrize(
+    "how", ["flatten", "method", "view", "shape", "baked view", "baked reshape"]
+)
 def test_flatten_takes_whole_blocks_of_columns(how: str) -> None:
     model = settle(Flattened(how), 12)
     kill(model.conv, [0, 4])
@@ -303,7 +331,9 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_residual_with_a_dead_pre_add_filter_keeps_its_constant_on_the_survivor(norm: bool) -> None:
+def test_residual_with_a_dead_pre_add_filter_keeps_its_constant_on_the_survivor(
+    norm: bool,
+) -> None:
     model = settle(Residual(norm=norm), 13)
     kill(model.conv2, [1, 3])
     small, plan = checked(model)
@@ -387,7 +417,14 @@ def test_depthwise_channel_with_zero_input_emits_its_bias_and_leaves(multiplier:
 
 def test_padded_depthwise_of_a_nonzero_constant_is_a_map_and_stays() -> None:
     model = settle(
-        nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.ReLU(), nn.Conv2d(6, 4, 1)), 19
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, 3, padding=1, groups=6),
+            nn.ReLU(),
+            nn.Conv2d(6, 4, 1),
+        ),
+        19,
     )
     kill(model[0], [0])
     with torch.no_grad():
@@ -398,7 +435,9 @@ def test_padded_depthwise_of_a_nonzero_constant_is_a_map_and_stays() -> None:
 
 
 def test_depthwise_with_a_zero_kernel_leaves_with_its_input() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 1)), 20)
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 4, 1)), 20
+    )
     kill(model[1], [2])
     small, plan = checked(model)
     assert widths(small) == [5, 5, 4]
@@ -406,7 +445,12 @@ def test_depthwise_with_a_zero_kernel_leaves_with_its_input() -> None:
 
 
 def test_grouped_convolution_keeps_equal_groups() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1)), 21)
+    model = settle(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 4, 1)
+        ),
+        21,
+    )
     kill(model[0], [0])
     kill(model[2], [7])
     small, _ = checked(model)
@@ -436,7 +480,9 @@ def test_a_gated_constant_is_not_a_constant() -> None:
     assert widths(small) == [6, 6, 4]
 
 
-@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)], ids=["group", "instance"])
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)], ids=["group", "instance"]
+)
 def test_norms_over_the_image_are_left_alone(norm: nn.Module) -> None:
     model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.Conv2d(6, 4, 1)), 23)
     kill(model[0], [0])
@@ -445,18 +491,36 @@ def test_norms_over_the_image_are_left_alone(norm: nn.Module) -> None:
 
 
 def test_outgoing_dead_channel_leaves_and_the_cascade_goes_backwards() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)), 24)
+    model = settle(
+        nn.Sequential(
+            nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)
+        ),
+        24,
+    )
     with torch.no_grad():
         model[4].weight[:, 2] = 0  # nobody reads channel 2 of the middle layer,
         others = [0, 1, 3, 4, 5]
         model[2].weight[others, 1] = 0  # which alone read channel 1 of the first
     small, plan = checked(model)
     assert widths(small) == [4, 5, 4]
-    assert {(r.layer, r.reason) for r in plan.removed} == {("0", "no reader"), ("2", "no reader")}
+    assert {(r.layer, r.reason) for r in plan.removed} == {
+        ("0", "no reader"),
+        ("2", "no reader"),
+    }
 
 
 def test_whole_layer_dead_gives_a_constant_output_and_no_crash() -> None:
-    model = settle(nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(320, 3)), 25)
+    model = settle(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(6, 5, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(320, 3),
+        ),
+        25,
+    )
     kill(model[2], list(range(5)))
     small, plan = checked(model)
     assert widths(small)[1] == 1
@@ -465,7 +529,9 @@ def test_whole_layer_dead_gives_a_constant_output_and_no_crash() -> None:
 
 
 def test_classifier_rows_are_never_removed() -> None:
-    model = settle(nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 10)), 26)
+    model = settle(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 10)), 26
+    )
     kill(model[3], [0, 9])
     small, _ = checked(model, (3, 2, 2))
     assert widths(small)[-1] == 10
@@ -573,7 +639,9 @@ def test_arithmetic_with_numbers() -> None:
     kill(model.conv, [0, 1])
     small, plan = checked(model)
     assert widths(small) == [4, 2]
-    assert plan.folds["last"].constants[0] == pytest.approx(2 * model.conv.bias[0].item() + 2.5)
+    assert plan.folds["last"].constants[0] == pytest.approx(
+        2 * model.conv.bias[0].item() + 2.5
+    )
 
 
 def test_value_added_to_itself() -> None:
