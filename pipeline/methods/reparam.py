@@ -35,8 +35,9 @@ def h(x: Tensor, t: Tensor, n: int = 4) -> Tensor:
     >>> round(float(h(torch.tensor(0.0113), torch.tensor(100.0))), 2)
     0.5
     """
-    # Past 1e6 the gate is one to float32 precision; the clamp keeps u / (1 + u) finite.
-    u = (t * x).pow(n).clamp(max=1e6)
+    # Squares are cheaper than a general power. Past 1e6 the gate is one to float32
+    # precision; the clamp keeps u / (1 + u) finite.
+    u = (t * x).square().pow(n // 2).clamp(max=1e6)
     return torch.expm1(u / (1 + u)) / (math.e - 1)
 
 

@@ -18,7 +18,7 @@ from pipeline.graph.equivalence import prove
 from pipeline.graph.surgery import CutPlan, compact, rebuild
 from pipeline.graph.trace import trace
 
-SHAPE = (2, 12, 12)
+SHAPE = (2, 16, 16)
 prunings = st.sampled_from([prune_rows, prune_weights])
 
 
