@@ -34,7 +34,7 @@ def text(report: dict[str, Any]) -> str:
         *_section("Calibration", tables.calibration(report), level=3),
         *_section("Measured on", tables.conditions(report), level=3),
         *_section("Versions", tables.versions(report), level=3),
-        f"Seeds: {_plain(tables.seeds(report))}.",
+        _plain(f"Method: {tables.method(report)}. Seeds: {tables.seeds(report)}."),
         _fenced(tomli_w.dumps(report["recipe"]), "Recipe"),
     ]
     return "\n\n".join(parts) + "\n"

@@ -155,7 +155,7 @@ def _curves(
         axes.margins(x=0.02)
         if len(epochs) == 1:
             axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
-        axes.set_ylim(*((-2, 102) if "Accuracy" in title else (0, None)))
+        axes.set_ylim(0, 108 if kept is not None else 1.08 * axes.get_ylim()[1])
         axes.legend(loc="best")
 
     return Picture(title, note, _svg(title, note, (3.5, 2.3), draw))
@@ -196,7 +196,7 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, found, shares)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
 
-    return Picture(title, note, _svg(title, note, (4.7, _height(len(found))), draw))
+    return Picture(title, note, _svg(title, note, (4.25, _height(len(found))), draw))
 
 
 def _channels(found: list[dict[str, Any]]) -> Picture:
@@ -214,7 +214,7 @@ def _channels(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, found, said)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    return Picture(title, note, _svg(title, note, (4.7, _height(len(found))), draw))
+    return Picture(title, note, _svg(title, note, (4.25, _height(len(found))), draw))
 
 
 def _sizes(found: list[dict[str, Any]]) -> Picture:
@@ -236,7 +236,7 @@ def _sizes(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, names, said)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    return Picture(title, note, _svg(title, note, (4.7, _height(len(found), 0.27)), draw))
+    return Picture(title, note, _svg(title, note, (4.25, _height(len(found), 0.27)), draw))
 
 
 def _scatter(found: list[dict[str, Any]]) -> Picture:
@@ -275,7 +275,7 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2)
 
     height = 2.3 + 0.17 * math.ceil(len(found) / 2)
-    return Picture(title, note, _svg(title, note, (4.7, height), draw))
+    return Picture(title, note, _svg(title, note, (4.25, height), draw))
 
 
 def _short(entry: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from pipeline.report.wording import (
@@ -404,6 +405,18 @@ def _shown(key: str, value: Any) -> str:
 def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:
     columns = [Column(title), Column("")]
     return Table(columns, [[Cell(name), Cell(text)] for name, text in rows])
+
+
+def method(report: dict[str, Any]) -> str:
+    """Return the training method with all its options, defaults spelled out."""
+    found = report["method"]
+    options = found["options"]
+    listed = ", ".join(f"{name} = {_written(value)}" for name, value in options.items())
+    return f"{found['name'] or DASH}{f' ({listed})' if listed else ''}"
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def seeds(report: dict[str, Any]) -> str:

@@ -93,7 +93,7 @@ def latency(row: dict[str, Any]) -> Fact:
     predicted, bound = row["predicted"], row["bound"]
     if predicted:
         found = predicted["conditions"]
-        basis = [f"{interval(predicted)} ms" if interval(predicted) else "", "predicted"]
+        basis = ["predicted", f"{interval(predicted)} ms" if interval(predicted) else ""]
         basis.append(plural(found["threads"], "thread") if found.get("threads") else "")
         if found.get("loo_mape_pct") is not None:
             models = found.get("calibration_models")
@@ -132,7 +132,7 @@ def _facts(row: dict[str, Any], entry: dict[str, Any]) -> list[Fact]:
 def _lost(target: dict[str, Any]) -> Table:
     columns = [
         Column("File"),
-        Column("Latency", "ms, as said"),
+        Column("Latency", "ms, predicted or a bound"),
         Column("Peak RAM", "MB, predicted", numeric=True),
         Column("Why it lost"),
     ]

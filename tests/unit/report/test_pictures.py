@@ -1,0 +1,121 @@
+import re
+from itertools import pairwise
+from xml.etree import ElementTree as ET
+
+import pytest
+from report_run import epoch, records, write_run
+
+from pipeline.report import pictures
+from pipeline.report.collect import collect
+
+
+def drawn(tmp_path, found=None):
+    report = collect(write_run(tmp_path / "run", found))
+    return {
+        picture.title: picture
+        for draw in (pictures.training, pictures.layers, pictures.files)
+        for picture in draw(report)
+    }
+
+
+def parsed(picture):
+    return ET.fromstring(picture.svg.replace("xlink:href", "href"))
+
+
+def texts(picture):
+    return [element.text for element in parsed(picture).iter("text")]
+
+
+def test_all_pictures_are_drawn_and_well_formed(tmp_path):
+    found = drawn(tmp_path)
+    assert list(found) == [
+        "Losses",
+        "Accuracy on validation",
+        "Cost against budget",
+        "Weights of each layer",
+        "Channels of each layer",
+        "Size of each file",
+        "Accuracy against latency",
+    ]
+    for picture in found.values():
+        root = parsed(picture)
+        assert root.get("viewBox")
+        assert root.get("aria-label").startswith(picture.title)
+
+
+def test_a_picture_uses_only_the_colours_of_the_page(tmp_path):
+    for picture in drawn(tmp_path).values():
+        assert "var(--ink)" in picture.svg or "var(--soft)" in picture.svg
+        assert not re.findall(r"(?:fill|stroke): #[0-9a-f]{6}", picture.svg)
+
+
+def test_a_picture_names_no_font_and_no_address(tmp_path):
+    for picture in drawn(tmp_path).values():
+        assert "font-family" not in picture.svg
+        assert "http" not in picture.svg
+        assert "<style" not in picture.svg
+
+
+@pytest.mark.parametrize("count", [1, 22])
+def test_every_layer_has_its_name_and_its_figures(tmp_path, count):
+    found = drawn(tmp_path, records(count))
+    names = {f"block{i}.conv" for i in range(count)}
+    for title in ("Weights of each layer", "Channels of each layer"):
+        assert names <= set(texts(found[title]))
+    assert {f"{16 + i} → {14 + i}" for i in range(count)} <= set(
+        texts(found["Channels of each layer"])
+    )
+
+
+def test_rows_of_many_layers_do_not_overlap(tmp_path):
+    root = parsed(drawn(tmp_path, records(22))["Channels of each layer"])
+    heights = sorted(
+        float(element.get("y")) for element in root.iter("text") if "→" in (element.text or "")
+    )
+    gaps = [after - before for before, after in pairwise(heights)]
+    assert len(gaps) == 21
+    assert min(gaps) > 8  # points, the size of the letters
+
+
+def test_a_layer_without_any_kept_weight_is_drawn(tmp_path):
+    found = records()
+    found["prune"]["layers"] = [
+        found["prune"]["layers"][0] | {"kept": 0},
+        *found["prune"]["layers"][1:],
+    ]
+    assert "0.0 %" in texts(drawn(tmp_path, found)["Weights of each layer"])
+
+
+def test_names_are_neither_formulas_nor_tags(tmp_path):
+    found = records()
+    for layers in (found["prune"]["layers"], found["compact"]["before"]["layers"]):
+        layers[0]["name"] = "$a_1$<b>&"
+    assert "$a_1$<b>&" in texts(drawn(tmp_path, found)["Weights of each layer"])
+
+
+def test_a_method_without_a_cost_gets_a_word_and_no_picture(tmp_path):
+    found = records()
+    found["beside"]["train"]["history.json"] = [epoch(1, cost=None), epoch(2, cost=None)]
+    picture = drawn(tmp_path, found)["Cost against budget"]
+    assert picture.svg == ""
+    assert "without a cost" in picture.note
+
+
+def test_one_epoch_is_a_picture_too(tmp_path):
+    found = records()
+    found["beside"]["train"]["history.json"] = [epoch(1)]
+    assert "task" in texts(drawn(tmp_path, found)["Losses"])
+
+
+def test_a_run_without_history_has_no_curves(tmp_path):
+    found = records()
+    found["beside"]["train"]["history.json"] = []
+    assert "Losses" not in drawn(tmp_path, found)
+
+
+def test_phases_are_named_where_they_begin(tmp_path):
+    assert "finetune" in texts(drawn(tmp_path)["Losses"])
+
+
+def test_a_rejected_file_is_said_to_be_one(tmp_path):
+    assert "float16 tflite (rejected)" in texts(drawn(tmp_path)["Size of each file"])
