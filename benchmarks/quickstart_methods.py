@@ -88,8 +88,8 @@ def table(rows: list[dict[str, object]]) -> str:
     first, seeds = rows[0], len({r["seed"] for r in rows})
     how = (
         f"Digits, conv2, {first['epochs']} epochs each, {first['test_images']} test images, "
-        f"{seeds} seeds; top-1 of the pruned network in %, mean and range over the seeds. Made "
-        f"by `python benchmarks/quickstart_methods.py` with torch {versions()['torch']} on the "
+        f"{seeds} seeds; top-1 of the pruned network in %, mean and range over the seeds. "
+        f"Made by `python benchmarks/quickstart_methods.py` with torch {versions()['torch']}, "
         "CPU."
     )
     lines = [
@@ -97,7 +97,7 @@ def table(rows: list[dict[str, object]]) -> str:
         "",
         how,
         "",
-        "| method | kept weights | top-1 | range | against dense, points | effective of kept |",
+        "| method | kept weights | top-1 | range | vs dense, points | effective of kept |",
         "|---|---|---|---|---|---|",
     ]
     for method, weights in CELLS:

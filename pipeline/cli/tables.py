@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,12 +17,19 @@ def print_report(console: Console, report: dict[str, Any], folder: Path) -> None
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
 def _files(report: dict[str, Any]) -> Table:
-    table = Table(title="Files", title_justify="left", expand=False)
+    table = _table("Files: difference from PyTorch, host latency with one thread")
     for name in ("file", "format", "scheme"):
-        table.add_column(name)
-    for name in ("bytes", "gzip", "top-1", "parity", "host median ms", "p90 ms"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=True)
+    for name in ("bytes", "gzip", "top-1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("difference, agreement", justify="right", overflow="fold")
+    for name in ("median ms", "p90 ms"):
+        table.add_column(name, justify="right", no_wrap=True)
     for entry in report["files"]:
         table.add_row(*file_cells(entry))
     return table
@@ -49,7 +57,7 @@ def file_cells(entry: dict[str, Any]) -> list[str]:
 def parity_text(entry: dict[str, Any]) -> str:
     """Say how far a file is from PyTorch: by difference if float, in steps if integer."""
     parity = entry["parity"]
-    agreement = f"{parity['agreement']:.1%} agree"
+    agreement = f"{parity['agreement']:.1%}"
     if parity["max_steps"] is not None:
         text = f"{parity['max_steps']:.1f} steps, {agreement}"
     elif parity["max_abs_difference"] is not None:
@@ -60,8 +68,10 @@ def parity_text(entry: dict[str, Any]) -> str:
 
 
 def _targets(report: dict[str, Any]) -> Table:
-    table = Table(title="Targets", title_justify="left", expand=False)
-    for name in ("target", "file", "fits", "predicted latency", "peak RAM", "why"):
+    table = _table("Targets")
+    for name in ("target", "file", "fits"):
+        table.add_column(name, no_wrap=True)
+    for name in ("predicted latency", "peak RAM", "why"):
         table.add_column(name, overflow="fold")
     for target in report["targets"]:
         rows = [row for row in target["files"] if row["file"] == target["chosen"]]

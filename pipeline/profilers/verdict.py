@@ -421,7 +421,7 @@ def _behind(loser: Candidate, best: Candidate) -> str:
         times = f"{slow.value:.3g} ms, not {fast.value:.3g}"
         return f"as accurate as {best.file}, but predicted at {times}."
     if loser.bytes > best.bytes:
-        return f"as good as {best.file}, but {loser.bytes - best.bytes} bytes larger."
+        return f"as good as {best.file}, but {loser.bytes - best.bytes:,} bytes larger."
     return f"equal to {best.file} in everything that counts; the name decided."
 
 
@@ -429,7 +429,7 @@ def _lead(best: Candidate, fitting: int) -> str:
     if fitting == 1:
         return "the only file that fits the target."
     top1 = "accuracy not measured" if best.top1 is None else f"top-1 {best.top1:.2%}"
-    return f"best of {fitting} files that fit: {top1}, {best.bytes} bytes."
+    return f"best of {fitting} files that fit: {top1}, {best.bytes:,} bytes."
 
 
 def _input_hw(graph: FileGraph) -> tuple[int, int] | None:

@@ -6,11 +6,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
+def _console() -> Console:
+    """Return the terminal; a file or a pipe is given room for the tables."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=120)
+
+
 class Terminal:
     """A line per stage, and a bar for the training."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or _console()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 

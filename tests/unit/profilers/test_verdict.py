@@ -252,7 +252,7 @@ def test_accuracy_decides_first():
     fast = candidate(file="fast", top1=0.870, predicted=predicted(1))
     choice = choose(verdicts(fast, good))
     assert choice.file == "good"
-    assert choice.reason == "best of 2 files that fit: top-1 87.10%, 3000000 bytes."
+    assert choice.reason == "best of 2 files that fit: top-1 87.10%, 3,000,000 bytes."
     (lost,) = choice.lost
     assert lost.file == "fast"
     assert lost.reason == "top-1 87.00% is 0.10 points below that of good."
