@@ -54,8 +54,12 @@ def _too_old() -> list[str]:
     """Return a line for each dependency whose installed version is out of bounds."""
     from packaging.requirements import Requirement
 
+    try:
+        needs = requires("pare") or []
+    except PackageNotFoundError:
+        return ["pare itself is not installed: its bounds on versions are not known here"]
     lines = []
-    for text in requires("pare") or []:
+    for text in needs:
         need = Requirement(text)
         installed = _version(need.name)
         if installed and not need.specifier.contains(installed, prereleases=True):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PareError
-from pipeline.core.recipe import Recipe
+from pipeline.core.recipe import Recipe, shipped
 from pipeline.stages.runner import Quiet, Runner, demand_fit
 from pipeline.stages.terminal import Terminal
 
@@ -28,6 +29,8 @@ def execute(
     """
     recipe, folder = _resolve(source, overrides, targets)
     terminal = None if quiet else Terminal()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # for the user's own package.module:name
     runner = Runner(recipe, out or folder, terminal or Quiet())
     try:
         result = runner.run(fresh=fresh, until=until)
@@ -47,8 +50,9 @@ def _resolve(
 ) -> tuple[Recipe, Path | None]:
     """Return the recipe, and the folder it lives in if ``source`` is a run."""
     path = Path(source)
-    folder = path if path.is_dir() else None
-    if folder and not (folder / "recipe.toml").is_file():
+    is_run = (path / "recipe.toml").is_file()
+    folder = path if is_run or (path.is_dir() and source not in shipped()) else None
+    if folder and not is_run:
         raise PareError(f"{folder} is not the folder of a run: it has no recipe.toml.")
     own: Any = folder / "recipe.toml" if folder else source
     listed = [f"targets={[*targets]!r}"] if targets else []

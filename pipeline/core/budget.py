@@ -29,8 +29,13 @@ class Budget(Record):
         The tiny term keeps decimal fractions whole: a tenth of 30 is 3, not 2.
 
         Raises:
-            PareError: the budget pays for no weight at all.
+            PareError: the budget pays for no weight at all, or there is none to pay for.
         """
+        if total < 1:
+            raise PareError(
+                "the network has no weights of convolutions or linear layers to prune. "
+                "Choose another model."
+            )
         count = math.floor(self.weights * total + 1e-9)
         if count < 1:
             raise PareError(

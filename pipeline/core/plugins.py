@@ -9,13 +9,13 @@ parties add theirs by entry points of the group ``pare.<room>`` or by writing
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import PareError, unknown
+from pipeline.core.errors import PareError, did_you_mean, unknown
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -86,22 +86,33 @@ class Room:
         listed = plugins.get(head) or plugins.get(head.replace("-", "_"))
         if listed:
             return _load(listed.module, listed.name, key), argument if colon else None
-        if colon and argument.isidentifier():
-            return _load(head, argument, key), None
+        if head and argument.isidentifier():
+            return _load(head, argument, key, did_you_mean(head, plugins)), None
         raise unknown(self.kind, key, plugins)
+
+    def source(self, key: str) -> str | None:
+        """Return the file of the user's own ``package.module:name``, if it can be found."""
+        head, colon, _ = key.partition(":")
+        if not (head and colon) or {head, head.replace("-", "_")} & self.plugins().keys():
+            return None
+        try:
+            found = importlib.util.find_spec(head)
+        except (ImportError, ValueError):
+            return None
+        return found.origin if found else None
 
 
 def _first_line(node: ast.Module | ast.FunctionDef) -> str:
     return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
-def _load(module: str, name: str, key: str) -> Any:
+def _load(module: str, name: str, key: str, hint: str = "") -> Any:
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise PareError(
-            f"{key!r} needs the Python module {error.name!r}, which is not installed. "
-            f"Install it (`pare doctor` lists what is missing) or check the name."
+            f"{key!r} needs the Python module {error.name!r}, which is not installed. {hint}"
+            "Install it (`pare doctor` lists what is missing) or check the name."
         ) from error
     try:
         return getattr(loaded, name)

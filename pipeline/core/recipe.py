@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,15 +159,19 @@ def shipped() -> dict[str, Path]:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Digest what a recipe names outside itself: a data folder and a checkpoint file.
+    """Digest what a recipe names outside itself: data, a checkpoint, the user's own code.
 
-    A folder is known by the path, size and time of every file in it; nothing is read.
+    A folder is known by the path, size and time of every file in it; nothing is read. Of
+    the user's code the file that is named counts, not what it imports.
     """
     found: list[Any] = []
     paths = [
         recipe.data.name.partition(":")[2],
         recipe.data.options.get("root"),
         recipe.model.checkpoint,
+        MODELS.source(recipe.model.name),
+        DATA.source(recipe.data.name),
+        METHODS.source(recipe.method.name),
     ]
     for path in (Path(text).expanduser() for text in paths if text):
         if path.is_file():
@@ -181,7 +186,7 @@ def fingerprint(recipe: Recipe) -> str:
 
 def _find(source: str | Path) -> Path:
     path = Path(source)
-    if path.suffix == ".toml" or path.exists():
+    if path.suffix == ".toml" or path.is_file():
         return path
     recipes = shipped()
     if str(source) not in recipes:
@@ -199,19 +204,25 @@ def _check_listed(room: Room, key: str, where: str) -> None:
 
 def _with_override(values: Mapping[str, Any], text: str) -> dict[str, Any]:
     """Return a copy of ``values`` with one ``a.b=c`` applied."""
-    import tomllib
-
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
         raise PareError(f"--set {text!r} is not of the form table.key=value.")
     try:
         parsed = tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         parsed = value
-    head, _, rest = key.partition(".")
+    return _replaced(values, path, parsed, text)
+
+
+def _replaced(
+    values: Mapping[str, Any], path: Sequence[str], value: Any, text: str
+) -> dict[str, Any]:
+    """Return a copy of ``values`` with ``value`` at ``path``, tables made on the way."""
+    head, *rest = path
     if not rest:
-        return {**values, head: parsed}
+        return {**values, head: value}
     table = values.get(head, {})
     if not isinstance(table, Mapping):
         raise PareError(f"--set {text!r}: {head!r} is a value, not a table.")
-    return {**values, head: _with_override(table, f"{rest}={value}")}
+    return {**values, head: _replaced(table, rest, value, text)}

@@ -17,6 +17,10 @@ from pipeline.core.errors import PareError
 _RECORD = "stage.json"
 _KEY = "key"
 
+#: What a stage needs to be continued; no part of its result, removed when that is in place.
+CHECKPOINT = "checkpoint.pt"
+_SCRATCH = frozenset({_KEY, CHECKPOINT})
+
 
 class RunDir:
     """The folder of one run.
@@ -59,16 +63,23 @@ class RunDir:
         return partial
 
     def commit(self, number: int, stage: str, artifact: Artifact) -> None:
-        """Put a stage's folder in its place, in the stead of an older one."""
+        """Put a stage's folder in its place, in the stead of an older one and its heirs.
+
+        Killed before the last rename, the partial folder can still be continued.
+        """
         partial, final = self._partial(number, stage), self.folder(number, stage)
-        (partial / _KEY).unlink(missing_ok=True)
         write_json(partial / _RECORD, artifact.model_dump(mode="json"))
+        for heir in self.path.glob("[0-9]-*"):
+            if int(heir.name[0]) > number:
+                shutil.rmtree(heir)
         old = final.with_name(final.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.rename(old)
         partial.rename(final)
         shutil.rmtree(old, ignore_errors=True)
+        for name in _SCRATCH:
+            (final / name).unlink(missing_ok=True)
 
     def files(self, number: int, stage: str) -> dict[str, str]:
         """Return the hash of every file in the partial folder, by its relative path."""
@@ -76,13 +87,8 @@ class RunDir:
         return {
             str(path.relative_to(partial)): sha256(path)
             for path in sorted(partial.rglob("*"))
-            if path.is_file() and path.name != _KEY
+            if path.is_file() and path.name not in _SCRATCH | {_RECORD}
         }
-
-    def clear(self) -> None:
-        """Forget all stages of this run."""
-        for path in self.path.glob("[0-9]-*"):
-            shutil.rmtree(path, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

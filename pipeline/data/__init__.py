@@ -112,6 +112,33 @@ def load(choice: DataChoice) -> Dataset:
         return _of_user(plugin, choice)
     params = parse(plugin.Params, choice.options, f"data {choice.name!r}")
     dataset: Dataset = plugin.load(params, argument, choice.validation_fraction)
+    return _checked(dataset, choice)
+
+
+def _checked(dataset: Dataset, choice: DataChoice) -> Dataset:
+    """Return the data set, if a network can be trained, selected and tested on it."""
+    problems = []
+    for name in ("train", "validation", "test"):
+        split: Split = getattr(dataset, name)
+        if not len(split):
+            problems.append(f"the {name} split has no image")
+        elif split.images.dtype != torch.uint8 or split.images.ndim != 4:
+            problems.append(f"the {name} images are not uint8 of shape [n, c, h, w]")
+        elif len(split.images) != len(split):
+            problems.append(f"the {name} split has not as many labels as images")
+        elif split.images.shape[1:] != dataset.train.images.shape[1:]:
+            problems.append(f"the {name} images have another shape than those of train")
+        elif (
+            not 0 <= int(split.labels.min()) <= int(split.labels.max()) < len(dataset.classes)
+        ):
+            problems.append(f"the {name} split has labels outside of the classes")
+    if not problems and dataset.shape[1] != dataset.shape[2]:
+        problems.append(f"the images are not square: {list(dataset.shape)}")
+    if problems:
+        raise PareError(
+            f"data {choice.name!r}: {'; '.join(problems)}. Networks are trained on square "
+            "images, selected on the validation split and judged on the test split."
+        )
     return dataset
 
 
@@ -125,7 +152,7 @@ def _of_user(function: Any, choice: DataChoice) -> Dataset:
             f"data {choice.name!r} returned {type(dataset).__name__}, "
             "not a pipeline.data.Dataset."
         )
-    return dataset
+    return _checked(dataset, choice)
 
 
 def split_off(split: Split, fraction: float, seed: int = 0) -> tuple[Split, Split]:

@@ -111,6 +111,16 @@ def _classes(train: Path) -> list[str]:
 
 def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
     """List images with their labels, in a fixed order."""
+    unknown = sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.is_dir() and p.name[0] != "." and p.name not in classes
+    )
+    if unknown:
+        raise PareError(
+            f"{folder} has the class {unknown[0]!r}, which train/ does not have. The classes "
+            "of train/ are those the network knows."
+        )
     found = []
     for label, name in enumerate(classes):
         place = folder / name
@@ -145,7 +155,7 @@ def _size_of_first(files: list[tuple[Path, int]], params: ImageFolder.Params) ->
         try:
             with Image.open(path) as image:
                 return min(image.size)
-        except (OSError, Image.DecompressionBombError) as error:
+        except Exception as error:  # as in _read
             if params.on_corrupt == "refuse":
                 raise _corrupt([path]) from error
     raise PareError("no readable image in the training split.")
@@ -187,7 +197,7 @@ def _read(path: Path, size: int, color: str) -> np.ndarray | None:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB" if color == "rgb" else "L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a broken file makes its decoder fail in any way
         return None
     if image.size != (size, size):
         scale = size / min(image.size)

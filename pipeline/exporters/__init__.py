@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.plan import SchemePlan
 from pipeline.core.record import Record
 from pipeline.core.signature import Signature
-from pipeline.core.plan import SchemePlan
 
 if TYPE_CHECKING:
     from torch import nn

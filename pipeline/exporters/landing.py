@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import PareError
+from pipeline.core.plan import SchemePlan
 from pipeline.core.signature import Layout, Signature
 from pipeline.exporters import ExportFailure, Images
-from pipeline.core.plan import SchemePlan
 from pipeline.runtime.engines import Engine, open_model
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.core.plan import SchemePlan
 from pipeline.core.signature import Signature
 from pipeline.exporters import ExportFailure, Images
 from pipeline.exporters.landing import (
@@ -25,7 +26,6 @@ from pipeline.exporters.landing import (
     metadata,
     scratch,
 )
-from pipeline.core.plan import SchemePlan
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import linecache
 import traceback
 from pathlib import Path
@@ -40,7 +42,8 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
         ) from error
     example = torch.zeros(2, *shape, dtype=next(own.parameters()).dtype)
     try:
-        with torch.no_grad():
+        # ShapeProp prints a traceback of its own before it raises.
+        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             ShapeProp(graph).propagate(example)
     except Exception as error:
         raise PareError(

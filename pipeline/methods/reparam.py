@@ -20,8 +20,8 @@ def h(x: Tensor, t: Tensor, n: int = 4) -> Tensor:
     """Return the soft gate of each weight: 0 in the pit around zero, 1 far from it.
 
     The literal form ``C1 (exp(-1 / ((t x)^n + 1)) - C2)`` cancels to exactly zero in float32
-    for |t x| <= 0.01, so that a weight could never come back. With ``u = (t x)^n`` it equals
-    ``expm1(u / (1 + u)) / (e - 1)``, which keeps its gradient.
+    for |t x| <= 0.01, so that all weights in the pit would count and rank alike. With
+    ``u = (t x)^n`` it equals ``expm1(u / (1 + u)) / (e - 1)``, which keeps them apart.
 
     Args:
         x: latent weights, any shape.

@@ -18,7 +18,6 @@ from pipeline.core.plan import Calibration, SchemePlan
 from pipeline.core.target import Format, Granularity
 
 
-
 class Quantizer(Protocol):
     """One scheme. The class stands in the file of its key and holds no state."""
 

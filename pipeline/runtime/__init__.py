@@ -1,0 +1,1 @@
+"""The only code that ships to a device: imports numpy and one inference engine."""

@@ -115,13 +115,13 @@ def run(
     Args:
         recipe: a ``Recipe``, a path, or the name of one that ships.
         out: folder of the run; ``runs/<recipe name>`` by default.
-        fresh: forget what the folder holds and start over.
+        fresh: believe nothing that the folder holds and start over.
         until: name of the last stage to run; all of them, and the report, by default.
         quiet: print nothing.
 
     Raises:
         PareError: anything the user can solve; finished stages stay as they are.
-        OverBudget: a target of the recipe has no file that fits.
+        OverBudget: after the report is written, if a target has no file that fits.
 
     Example:
         >>> from pipeline import Recipe, run
@@ -130,9 +130,12 @@ def run(
         'model.int8.tflite'
     """
     from pipeline.core.recipe import Recipe
-    from pipeline.stages.runner import Quiet, Runner
+    from pipeline.stages.runner import Quiet, Runner, demand_fit
     from pipeline.stages.terminal import Terminal
 
     loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     loaded.check()
-    return Runner(loaded, out, Quiet() if quiet else Terminal()).run(fresh=fresh, until=until)
+    runner = Runner(loaded, out, Quiet() if quiet else Terminal())
+    result = runner.run(fresh=fresh, until=until)
+    demand_fit(result.report)
+    return result

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from safetensors.torch import save_file
-
 from pipeline.core.rundir import write_json
 from pipeline.graph.counting import Count, count
 from pipeline.graph.equivalence import prove
@@ -28,7 +26,7 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.out / "equivalence.json", proof.model_dump(mode="json"))
     proof.demand()
     write_json(context.out / "plan.json", plan.model_dump(mode="json"))
-    save_file(after.state_dict(), context.out / "model.safetensors")
+    context.save("model.safetensors", after.state_dict())
     old, new = count(before, data.shape), count(after, data.shape)
     worst = max(c.difference / (c.scale or 1.0) for c in proof.comparisons)
     return {

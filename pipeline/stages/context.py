@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,8 +49,7 @@ class Context:
         from pipeline.models import build, load_checkpoint
 
         choice = self.recipe.model
-        channels, height, width = self.data.shape
-        assert height == width, "data sets give square images"
+        channels, height, _ = self.data.shape
         model = build(
             choice.name,
             choice.options,
@@ -61,6 +61,19 @@ class Context:
         if choice.checkpoint:
             load_checkpoint(model, Path(choice.checkpoint).expanduser())
         return model
+
+    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write tensors to a safetensors file of the stage's folder.
+
+        Each is stored on its own, also where two share their memory. A full disk is an
+        ``OSError`` here, which safetensors' own ``save_file`` does not raise.
+        """
+        from safetensors.torch import save
+
+        own = {
+            key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()
+        }
+        (self.out / name).write_bytes(save(own))
 
     def trained(self, stage: str) -> nn.Module:
         """Return the network with the weights that ``train`` or ``prune`` left."""

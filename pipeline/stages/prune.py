@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from pipeline.core.rundir import write_json
 from pipeline.graph.channels import analyse, effective_masks
@@ -31,11 +30,8 @@ def run(context: Context) -> dict[str, Any]:
             "the pruned network is disconnected: its output does not depend on the image. "
             "Raise budget.weights or choose another method."
         )
-    save_file(pruned.state_dict(), context.out / "model.safetensors")
-    save_file(
-        {k: m.to(torch.uint8) for k, m in effective.items()},
-        context.out / "effective.safetensors",
-    )
+    context.save("model.safetensors", pruned.state_dict())
+    context.save("effective.safetensors", {k: m.to(torch.uint8) for k, m in effective.items()})
     dead = plan.model_dump(mode="json", include={"removed", "kept"})
     write_json(context.out / "channels.json", dead)
     total, kept = _total(masks), _kept(masks)

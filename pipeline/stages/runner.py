@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,39 +80,42 @@ class Runner:
     def run(self, *, fresh: bool = False, until: str | None = None) -> Run:
         """Run the stages that are not finished, up to ``until``, then write the report.
 
+        Args:
+            fresh: believe nothing that is there; a stage's folder is replaced when its new
+                result is whole.
+            until: name of the last stage to run.
+
         Raises:
             PareError: what a stage refused; finished stages stay as they are.
-            OverBudget: after the report is written, if a target has no file that fits.
             Interrupted: on Ctrl-C.
         """
         last = named(until).name if until else STAGES[-1].name
-        with self.dir.lock():
-            if fresh:
-                self.dir.clear()
-            artifacts, executed = self._run_stages(last)
+        with self.dir.lock(), _told_if_full(self.dir.path):
+            artifacts, executed = self._run_stages(last, fresh=fresh)
             if until:
                 return Run(self.dir.path, artifacts, {}, executed)
             report = self._report(artifacts, rewrite=bool(executed))
-        result = Run(self.dir.path, artifacts, report, executed)
-        demand_fit(report)
-        return result
+        return Run(self.dir.path, artifacts, report, executed)
 
-    def _run_stages(self, last: str) -> tuple[dict[str, Artifact], list[str]]:
+    def _run_stages(self, last: str, *, fresh: bool) -> tuple[dict[str, Artifact], list[str]]:
         artifacts: dict[str, Artifact] = {}
         executed = []
         context = Context(self.recipe, self.targets, self.reporter, Shared(self.recipe))
-        self._save_recipe()
+        if not self._recipe_file.is_file():
+            self._save_recipe()
         for number, stage in enumerate(STAGES, 1):
             key = self.key(number)
-            found = self.dir.finished(number, stage.name, key)
+            found = None if fresh else self.dir.finished(number, stage.name, key)
             if found:
                 self.reporter.stage(number, stage.name, str(found.metrics["summary"]), None)
             else:
-                found = self._execute(number, stage, key, context)
+                found = self._execute(number, stage, key, context, fresh=fresh)
                 executed.append(stage.name)
+                self._save_recipe()
             artifacts[stage.name] = found
             if stage.name == last:
                 break
+        self._save_recipe()
         return artifacts, executed
 
     def key(self, number: int) -> str:
@@ -136,8 +141,12 @@ class Runner:
             return [entry.model_dump() for entry in wanted(self.targets)]
         return None
 
-    def _execute(self, number: int, stage: Stage, key: str, context: Context) -> Artifact:
-        folder = self.dir.open_partial(number, stage.name, key, resumable=stage.resumable)
+    def _execute(
+        self, number: int, stage: Stage, key: str, context: Context, *, fresh: bool
+    ) -> Artifact:
+        folder = self.dir.open_partial(
+            number, stage.name, key, resumable=stage.resumable and not fresh
+        )
         inputs = {
             s.name: self.dir.folder(n, s.name) for n, s in enumerate(STAGES[: number - 1], 1)
         }
@@ -158,13 +167,6 @@ class Runner:
                 f"interrupted in stage {stage.name!r}. Finished stages are kept in "
                 f"{self.dir.path}; run the same command again to go on from there."
             ) from None
-        except Exception as error:
-            if is_full(error):
-                raise PareError(
-                    f"the disk is full: stage {stage.name!r} could not write to {folder}. "
-                    "Finished stages are kept. Free some space and run the same command again."
-                ) from error
-            raise
         self.reporter.stage(number, stage.name, str(metrics["summary"]), seconds)
         return artifact
 
@@ -181,9 +183,14 @@ class Runner:
             finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
+    @property
+    def _recipe_file(self) -> Path:
+        return self.dir.path / "recipe.toml"
+
     def _save_recipe(self) -> None:
+        """Write the recipe beside its results; one that achieved nothing replaces none."""
         text = self.recipe.to_toml()
-        path = self.dir.path / "recipe.toml"
+        path = self._recipe_file
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
@@ -200,6 +207,20 @@ class Runner:
         from pipeline.report import write
 
         return write(self.dir.path)
+
+
+@contextmanager
+def _told_if_full(folder: Path) -> Iterator[None]:
+    """Turn the failure to write any more into a sentence."""
+    try:
+        yield
+    except Exception as error:
+        if is_full(error):
+            raise PareError(
+                f"the disk is full: nothing more could be written to {folder}. Finished "
+                "stages are kept. Free some space and run the same command again."
+            ) from error
+        raise
 
 
 def demand_fit(report: dict[str, Any]) -> None:

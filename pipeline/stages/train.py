@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from safetensors.torch import save_file
-
-from pipeline.core.rundir import write_json
-from pipeline.graph.counting import count
+from pipeline.core.errors import PareError
+from pipeline.core.rundir import CHECKPOINT, write_json
+from pipeline.graph.counting import count, prunable
 from pipeline.graph.trace import trace
 from pipeline.methods import create, masked
 from pipeline.stages.context import Context
@@ -22,24 +21,27 @@ def run(context: Context) -> dict[str, Any]:
         PareError: unusable data, model, method or checkpoint, before the first epoch.
     """
     recipe, data = context.recipe, context.data
+    if recipe.train.devices > 1:
+        raise PareError(
+            f"train.devices = {recipe.train.devices}: a run trains in one process, as its "
+            "folder is written by one. Set train.devices = 1."
+        )
     model = context.network()
     method = create(recipe.method, recipe.budget)
-    trace(
-        model, data.shape
-    )  # a network that can't be compacted is refused before it is trained
-    checkpoint = context.out / "checkpoint.pt"
+    # What can't be paid for or can't be compacted is refused before it is trained.
+    recipe.budget.kept(sum(weight.numel() for weight in prunable(model).values()))
+    trace(model, data.shape)
     trained = train(
         model,
         method,
         data,
         recipe.train,
         seed=recipe.seed,
-        checkpoint=checkpoint,
+        checkpoint=context.out / CHECKPOINT,
         progress=context.reporter.progress,
     )
-    checkpoint.unlink(missing_ok=True)
-    save_file(trained.model.state_dict(), context.out / "model.safetensors")
-    save_file(trained.masks, context.out / "masks.safetensors")
+    context.save("model.safetensors", trained.model.state_dict())
+    context.save("masks.safetensors", trained.masks)
     write_json(context.out / "history.json", [epoch.model_dump() for epoch in trained.history])
     counted = count(trained.model, data.shape, trained.masks)
     trained_accuracy = accuracy(trained.model, data.test, data)

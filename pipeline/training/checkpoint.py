@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 
 
@@ -65,19 +67,33 @@ class Checkpoint:
             "history": [epoch.model_dump() for epoch in self.history],
             "best": dict(self.best.__dict__),
         }
-        torch.save(content, scratch)
+        # Serialised in memory first: a full disk is then an OSError, whatever torch makes
+        # of it, and never a file that ends in the middle.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        scratch.write_bytes(buffer.getbuffer())
         scratch.replace(path)
 
     @classmethod
     def load(cls, path: Path | None) -> Checkpoint | None:
-        """Read a checkpoint; nothing, where there is none or it cannot be read whole."""
+        """Read a checkpoint; nothing, where there is none.
+
+        Raises:
+            PareError: the file is damaged. Hours of training are not forgotten in silence.
+        """
         if path is None or not path.is_file():
             return None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(
-            **{
-                **content,
-                "history": [Epoch(**epoch) for epoch in content["history"]],
-                "best": Best(**content["best"]),
-            }
-        )
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            return cls(
+                **{
+                    **content,
+                    "history": [Epoch(**epoch) for epoch in content["history"]],
+                    "best": Best(**content["best"]),
+                }
+            )
+        except Exception as error:  # a damaged file fails in any way
+            raise PareError(
+                f"the training cannot be resumed from {path}: the file is damaged. Delete it, "
+                "or run with --fresh, to train from the beginning."
+            ) from error

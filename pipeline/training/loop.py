@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
 from pipeline.methods import Method, Phase, masked, plain
@@ -58,17 +59,33 @@ def train(
             that a resumed training repeats what an unbroken one does.
         checkpoint: written after each epoch, and continued from if it exists.
         progress: called with epochs done, epochs in all, and a line of text.
+
+    Raises:
+        PareError: this machine has not what the options ask for, or the checkpoint is
+            damaged.
     """
-    fabric = Fabric(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        strategy=options.strategy,
-        precision=options.precision,  # type: ignore[arg-type]  # checked by Fabric itself
-    )
+    fabric = _fabric(options)
     fabric.launch()
     loop = _Loop(fabric, method, data, options, seed, checkpoint, progress)
     with _reproducible(seed, deterministic=options.deterministic):
         return loop.run(model)
+
+
+def _fabric(options: TrainOptions) -> Fabric:
+    """Return the link to the hardware that the options name."""
+    try:
+        return Fabric(
+            accelerator=options.accelerator,
+            devices=options.devices,
+            strategy=options.strategy,
+            precision=options.precision,  # type: ignore[arg-type]  # checked by Fabric itself
+        )
+    except Exception as error:  # refused in many ways, by each part of it
+        asked = ", ".join(
+            f"train.{name} = {getattr(options, name)!r}"
+            for name in ("accelerator", "devices", "strategy", "precision")
+        )
+        raise PareError(f"this machine cannot train with {asked}: {error}") from error
 
 
 class _Loop:
@@ -107,17 +124,19 @@ class _Loop:
         options = self.options
         groups = self.method.parameter_groups(model, options.lr * phase.lr_factor)
         optimizer = optimizer_for(groups, options)
-        steps = -(-len(self.data.train) // (options.batch_size * self.fabric.world_size))
+        steps = self._steps()
         scheduler = scheduler_for(optimizer, options, phase.epochs * steps, steps)
         start = 0
         if self.resumed and number == self.resumed.phase:
             start = self.resumed.epoch
-            model.load_state_dict(self.resumed.model)
-            optimizer.load_state_dict(self.resumed.optimizer)
-            scheduler.load_state_dict(self.resumed.scheduler)
         else:
             self.best = None
         wrapped, wrapped_optimizer = self.fabric.setup(model, optimizer)
+        if self.resumed and number == self.resumed.phase:
+            # After the setup, so that the optimizer's state is where the weights are.
+            model.load_state_dict(self.resumed.model)
+            optimizer.load_state_dict(self.resumed.optimizer)
+            scheduler.load_state_dict(self.resumed.scheduler)
         for epoch in range(start, phase.epochs):
             began = time.monotonic()
             losses = self._train_epoch(
@@ -129,6 +148,19 @@ class _Loop:
             if self.path and self.fabric.is_global_zero:
                 self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
             self._report()
+
+    @property
+    def _smallest_batch(self) -> int:
+        """Images below which a short last batch is left out, over all processes."""
+        world = self.fabric.world_size
+        return min(2 * world, self.options.batch_size * world, len(self.data.train))
+
+    def _steps(self) -> int:
+        """Return the number of batches in an epoch."""
+        whole, rest = divmod(
+            len(self.data.train), self.options.batch_size * self.fabric.world_size
+        )
+        return whole + (rest >= self._smallest_batch)
 
     def _train_epoch(
         self,
@@ -173,8 +205,8 @@ class _Loop:
         order = torch.randperm(len(train), generator=generator)
         for chosen in order.split(self.options.batch_size * world):
             own = chosen[self.fabric.global_rank :: world]
-            if own.numel() < 2 and chosen.numel() < order.numel():
-                continue  # batch norm needs two images; a lone last one is left out
+            if chosen.numel() < self._smallest_batch:
+                continue  # batch norm needs two images; all processes leave out the same
             images = train.images[own]
             if self.options.augment:
                 images = self.data.augmentation(images, generator)
@@ -242,10 +274,11 @@ class _Loop:
 def _reproducible(seed: int, *, deterministic: bool) -> Iterator[None]:
     """Seed torch and ask for deterministic kernels, and leave both as they were."""
     before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(deterministic, warn_only=True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before)
+            torch.use_deterministic_algorithms(before, warn_only=warned_only)

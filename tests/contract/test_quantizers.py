@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.errors import PareError
-from pipeline.core.plugins import QUANTIZERS
 from pipeline.core.plan import SchemePlan
+from pipeline.core.plugins import QUANTIZERS
 
 KEYS = ["dynamic_range", "float16", "float32", "int8"]
 FORMATS = {"onnx", "tflite"}

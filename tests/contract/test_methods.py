@@ -1,0 +1,84 @@
+"""Every training method keeps the promises the loop, the pruner and the recipe rely on."""
+
+import json
+
+import pytest
+import torch
+from small_data import conv_net, digits, options, same_weights
+
+from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError
+from pipeline.core.plugins import METHODS
+from pipeline.core.recipe import Choice
+from pipeline.core.record import Record
+from pipeline.graph.counting import prunable
+from pipeline.methods import Method, apparent, create, plain
+from pipeline.training.loop import train
+
+KEYS = ("dense", "magnitude", "reparam")
+
+
+def test_the_methods_under_test_are_all_there_are():
+    assert sorted(METHODS.plugins()) == sorted(KEYS)
+
+
+@pytest.fixture(params=KEYS)
+def key(request):
+    return request.param
+
+
+@pytest.fixture
+def budget(key):
+    return Budget(weights=0.2 if METHODS.load(key)[0].prunes else 1.0)
+
+
+def test_it_says_in_a_line_what_it_is(key):
+    plugin = METHODS.plugins()[key]
+    assert plugin.help.endswith(".")
+    assert len(plugin.help) <= 95
+    assert issubclass(METHODS.load(key)[0], Method)
+
+
+def test_its_options_are_frozen_and_can_be_written_down(key):
+    kind = METHODS.load(key)[0].Params
+    assert issubclass(kind, Record)
+    params = kind()
+    assert kind.model_validate(json.loads(params.model_dump_json())) == params
+    for field in params.model_dump():
+        assert field in (kind.__doc__ or ""), f"{field} is not documented"
+
+
+def test_an_unknown_option_is_refused(key, budget):
+    with pytest.raises(PareError, match=f"method '{key}': unknown key 'no_such_option'"):
+        create(Choice(name=key, no_such_option=1), budget)
+
+
+def test_one_epoch_trains_and_the_argument_is_left_as_it_was(key, budget):
+    model, data = conv_net(), digits()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = train(model, create(Choice(name=key), budget), data, options(), seed=0)
+    assert same_weights(model.state_dict(), before)
+    assert trained.model.state_dict().keys() == before.keys()
+    assert not torch.equal(trained.model.state_dict()["0.weight"], before["0.weight"])
+    weights = prunable(trained.model)
+    assert trained.masks.keys() == weights.keys()
+    for name, mask in trained.masks.items():
+        assert (mask.dtype, mask.shape) == (torch.bool, weights[name].shape)
+    kept = sum(int(mask.sum()) for mask in trained.masks.values())
+    assert kept == budget.kept(sum(weight.numel() for weight in weights.values()))
+    assert len(trained.history) == 1
+
+
+def test_its_phases_have_the_epochs_the_recipe_asked_for(key, budget):
+    phases = create(Choice(name=key), budget).phases(5)
+    assert phases[0].epochs == 5
+    assert len({phase.name for phase in phases}) == len(phases)
+
+
+def test_what_it_attaches_can_be_taken_off_again(key, budget):
+    method = create(Choice(name=key), budget)
+    own = method.attach(conv_net(), method.phases(1)[0])
+    assert plain(own).state_dict().keys() == conv_net().state_dict().keys()
+    assert apparent(own).keys() == apparent(conv_net()).keys()
+    cost = method.cost(own)
+    assert cost is None or 0 <= cost <= 1

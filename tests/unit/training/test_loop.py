@@ -1,0 +1,292 @@
+"""The one loop: the same every time, broken off or not, and what it selects."""
+
+import math
+
+import pytest
+import torch
+from small_data import conv_net, digits, noise, options, same_weights
+from torch import nn
+
+from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError
+from pipeline.core.recipe import Choice
+from pipeline.methods import Method, create
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.evaluation import accuracy, logits
+from pipeline.training.loop import train
+
+
+class Stop(Exception):
+    """Stands for a kill right after an epoch."""
+
+
+def method(name="reparam", **own):
+    return create(Choice(name=name, **own), Budget(weights=1.0 if name == "dense" else 0.3))
+
+
+def trained(how=None, *, epochs=3, seed=0, data=None, stop_after=None, path=None, **changes):
+    def progress(done, total, text):
+        if done == stop_after:
+            raise Stop
+
+    how = how or method()
+    return train(
+        conv_net(), how, data or digits(), options(epochs=epochs, **changes),
+        seed=seed, checkpoint=path, progress=progress,
+    )  # fmt: skip
+
+
+def history(result):
+    return [epoch.model_dump(exclude={"seconds"}) for epoch in result.history]
+
+
+def test_the_same_seed_gives_the_same_network_and_another_does_not():
+    one, same, other = trained(), trained(), trained(seed=1)
+    assert same_weights(one.model.state_dict(), same.model.state_dict())
+    assert same_weights(one.masks, same.masks)
+    assert history(one) == history(same)
+    assert not same_weights(one.model.state_dict(), other.model.state_dict())
+
+
+def test_it_learns():
+    result = trained(method("dense"), epochs=40, lr=0.2)
+    assert result.history[-1].task_loss < 0.7 * result.history[0].task_loss
+    assert accuracy(result.model, digits().test, digits()) > 0.5
+
+
+CASES = {
+    "reparam": (method, {}),
+    "adam": (method, {"optimizer": "adam", "lr": 0.01}),
+    "step": (method, {"schedule": "step"}),
+    "warm-up": (method, {"warmup_epochs": 1}),
+    "constant": (method, {"schedule": "constant"}),
+    "magnitude": (lambda: method("magnitude"), {}),
+    "finetune": (lambda: method("magnitude", finetune_epochs=2), {"epochs": 2}),
+}
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize("case", CASES)
+def test_broken_off_and_continued_it_is_the_unbroken_run_to_the_last_bit(
+    tmp_path, case, stop_after
+):
+    how, changes = CASES[case]
+    whole = trained(how(), **changes)
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        trained(how(), stop_after=stop_after, path=path, **changes)
+    left = Checkpoint.load(path)
+    assert len(left.history) == stop_after
+    again = trained(how(), path=path, **changes)
+    assert same_weights(again.model.state_dict(), whole.model.state_dict())
+    assert same_weights(again.masks, whole.masks)
+    assert history(again) == history(whole)
+    assert again.best_epoch == whole.best_epoch
+    # Continued, not repeated: the epochs before the stop took the very same time.
+    assert [e.seconds for e in again.history[:stop_after]] == [e.seconds for e in left.history]
+
+
+def test_the_twin_a_resumed_run_of_another_state_is_noticed(tmp_path):
+    whole, path = trained(), tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        trained(stop_after=1, path=path)
+    left = Checkpoint.load(path)
+    with torch.no_grad():
+        left.model["5.bias"][0] += 1e-6
+    left.save(path)
+    assert not same_weights(trained(path=path).model.state_dict(), whole.model.state_dict())
+
+
+def test_stopped_twice_is_as_good_as_once(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for stop_after in (1, 2):
+        with pytest.raises(Stop):
+            trained(stop_after=stop_after, path=path)
+    again = trained(path=path)
+    assert same_weights(again.model.state_dict(), trained().model.state_dict())
+
+
+def test_killed_while_a_checkpoint_is_written_the_one_before_counts(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        trained(stop_after=2, path=path)
+    path.with_suffix(".partial").write_bytes(path.read_bytes()[:100])
+    again = trained(path=path)
+    assert same_weights(again.model.state_dict(), trained().model.state_dict())
+
+
+@pytest.mark.parametrize("harm", ["cut", "text", "other"])
+def test_a_damaged_checkpoint_is_named_and_never_forgotten_in_silence(tmp_path, harm):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stop):
+        trained(stop_after=1, path=path)
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif harm == "text":
+        path.write_text("no checkpoint")
+    else:
+        torch.save({"phase": 0}, path)
+    with pytest.raises(PareError, match=r"cannot be resumed from .*checkpoint\.pt.*--fresh"):
+        trained(path=path)
+    assert path.exists()
+
+
+class Scripted(Method):
+    """Keeps everything, and pretends to have been as accurate as it is told."""
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.1, 0.9, 0.5], 2), ([0.5, 0.5, 0.5], 3), ([0.9, 0.1, 0.9], 3), ([0.9, 0.2, 0.1], 1)],
+)
+def test_the_last_of_the_most_accurate_pruned_networks_is_kept(monkeypatch, scores, best):
+    calls = iter(
+        [value for score in scores for value in (1.0, score)]
+    )  # as trained, as pruned
+    monkeypatch.setattr("pipeline.training.loop.accuracy", lambda *args: next(calls))
+    states = []
+    how = Scripted(Scripted.Params(), Budget())
+    after = how.after_epoch
+    how.after_epoch = lambda model, progress: (
+        after(model, progress),
+        states.append({k: v.clone() for k, v in model.state_dict().items()}),
+    )
+    result = trained(how)
+    assert result.best_epoch == best
+    assert same_weights(result.model.state_dict(), states[best - 1])
+    assert not same_weights(states[0], states[1])
+
+
+def test_the_best_of_the_final_phase_is_kept_and_not_a_better_one_before():
+    result = trained(method("magnitude", finetune_epochs=2), epochs=2)
+    assert [(e.phase, e.epoch) for e in result.history] == [
+        ("train", 1), ("train", 2), ("finetune", 3), ("finetune", 4),
+    ]  # fmt: skip
+    assert result.best_epoch in (3, 4)
+    for name, mask in result.masks.items():
+        assert not result.model.state_dict()[name][~mask].any()
+
+
+def test_finetuning_goes_on_from_the_trained_weights_at_its_own_rate():
+    result = trained(
+        method("magnitude", finetune_epochs=1, finetune_lr_factor=0.5), epochs=1,
+        schedule="constant", lr=0.04,
+    )  # fmt: skip
+    assert [epoch.lr for epoch in result.history] == pytest.approx([0.04, 0.02])
+
+
+@pytest.mark.parametrize(("count", "batch", "seen"), [(9, 4, 8), (10, 4, 10), (3, 4, 3)])
+def test_a_lone_last_image_is_left_out_so_that_batch_norm_has_two(count, batch, seen):
+    class Count(Scripted):
+        images = 0
+
+        def attach(self, model, phase):
+            own = super().attach(model, phase)
+            own[0].register_forward_hook(self.note)
+            return own
+
+        def note(self, module, inputs, output):
+            Count.images += len(inputs[0]) if module.training else 0
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    how = Count(Count.Params(), Budget())
+    result = train(net, how, noise(count), options(batch_size=batch, epochs=2, lr=0.1), seed=0)
+    assert Count.images == 2 * seen
+    assert result.history[-1].lr == pytest.approx(0, abs=1e-9)  # the schedule is used up
+
+
+def test_batches_of_one_are_trained_where_they_are_asked_for():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    result = train(
+        net, method("dense"), noise(5), options(batch_size=1, augment=False), seed=0
+    )
+    assert math.isfinite(result.history[0].task_loss)
+
+
+def test_without_augmentation_the_images_stay_as_they_are(monkeypatch):
+    from pipeline.data import Augmentation
+
+    def refuse(self, images, generator):
+        raise AssertionError("augmented")
+
+    monkeypatch.setattr(Augmentation, "__call__", refuse)
+    assert trained(epochs=1, augment=False).history
+    with pytest.raises(AssertionError, match="augmented"):
+        trained(epochs=1)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("before", [(False, False), (True, True), (True, False)])
+def test_the_random_state_and_the_determinism_of_the_caller_are_left(before, deterministic):
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    try:
+        torch.manual_seed(11)
+        state = torch.get_rng_state()
+        trained(epochs=1, deterministic=deterministic)
+        with pytest.raises(Stop):
+            trained(epochs=2, stop_after=1, deterministic=deterministic)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert torch.are_deterministic_algorithms_enabled() is before[0]
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is before[1]
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_progress_is_told_of_every_epoch_of_every_phase():
+    seen = []
+    train(
+        conv_net(), method("magnitude", finetune_epochs=1), digits(), options(epochs=2),
+        seed=0, progress=lambda *args: seen.append(args),
+    )  # fmt: skip
+    assert [(done, total) for done, total, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all("validation" in text for _, _, text in seen)
+
+
+def test_the_method_is_asked_after_each_step_and_epoch():
+    class Noted(Scripted):
+        def __init__(self):
+            super().__init__(Scripted.Params(), Budget())
+            self.steps, self.epochs = [], []
+
+        def after_step(self, model, progress):
+            self.steps.append(progress)
+
+        def after_epoch(self, model, progress):
+            self.epochs.append(progress)
+
+    how = Noted()
+    trained(how, epochs=2, batch_size=50)
+    assert how.steps == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
+    assert how.epochs == [0.5, 1.0]
+
+
+def test_logits_leave_the_mode_of_the_network_and_do_not_depend_on_batches(monkeypatch):
+    model, images = conv_net().train(), digits().normalise(digits().test.images)
+    whole = logits(model, images)
+    assert model.training
+    monkeypatch.setattr("pipeline.training.evaluation._BATCH", 7)
+    assert torch.allclose(logits(model, images), whole, atol=1e-6)
+    assert not whole.requires_grad
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    data = noise(8)
+
+    class Always(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+        def forward(self, x):
+            return self.bias.expand(len(x), 2)
+
+    assert accuracy(Always(), data.test, data) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("accelerator", "bananas"), ("precision", "12-true"), ("strategy", "hope")],
+)
+def test_hardware_that_is_not_there_is_refused_by_its_option(name, value):
+    with pytest.raises(PareError, match=rf"cannot train with .*train\.{name} = '{value}'"):
+        trained(**{name: value})
