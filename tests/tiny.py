@@ -20,8 +20,9 @@ def settle(model: nn.Module, seed: int) -> nn.Module:
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                 module.running_mean.copy_(draw(module.running_mean))
                 module.running_var.copy_(draw(module.running_var).abs() + 0.5)
-                module.weight.copy_(draw(module.weight, 0.3, 1.0))
-                module.bias.copy_(draw(module.bias))
+                if module.affine:
+                    module.weight.copy_(draw(module.weight, 0.3, 1.0))
+                    module.bias.copy_(draw(module.bias))
             elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 module.bias.copy_(draw(module.bias, 0.3))
     return model.eval()

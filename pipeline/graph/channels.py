@@ -13,12 +13,22 @@ Source:
 from __future__ import annotations
 
 import copy
+import operator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.graph.rules import Call, Channels, Rule, Slots, calls, is_channel_value
+from pipeline.graph.rules import (
+    OPAQUE,
+    Call,
+    Channels,
+    Rule,
+    Slots,
+    calls,
+    is_channel_value,
+)
+from pipeline.graph.rules.reshape import Flatten
 
 
 @dataclass(frozen=True)
@@ -44,21 +54,24 @@ class Liveness:
 
 
 @torch.no_grad()
-def analyse(graph: fx.GraphModule) -> Liveness:
+def analyse(graph: fx.GraphModule, *, paths_only: bool = False) -> Liveness:
     """Interpret a traced graph forward and backward.
 
     Args:
         graph: from ``trace``; its nodes carry shapes.
+        paths_only: take every constant for zero, so that live is what a path of weights
+            joins to the image, as in the definition of effective sparsity.
     """
     found = calls(graph)
-    pinned = _pinned(graph, [call.node for call, _ in found])
+    pinned = _pinned(graph, found)
     states = {
         node: Channels.all_live(node.meta["shape"][1])
         for node in graph.graph.nodes
         if node.op == "placeholder" and is_channel_value(node)
     }
     for call, rule in found:
-        states[call.node] = rule.forward(call, [states[node] for node in call.inputs])
+        state = rule.forward(call, [states[node] for node in call.inputs])
+        states[call.node] = state.without_constants() if paths_only else state
     needed = {
         node: torch.zeros(state.width, dtype=torch.bool) for node, state in states.items()
     }
@@ -105,12 +118,12 @@ def effective_masks(graph: fx.GraphModule, masks: dict[str, Tensor]) -> dict[str
         Boolean masks of the same shapes, each a subset of its mask.
     """
     bare = _without_constants(graph, masks)
-    liveness = analyse(bare)
+    liveness = analyse(bare, paths_only=True)
     effective = {name: mask.clone() for name, mask in masks.items()}
-    for call, _ in liveness.calls:
+    for call, rule in liveness.calls:
         name = f"{call.node.target}.weight"
-        if name not in masks or len(call.inputs) != 1:
-            continue
+        if name not in masks or rule is OPAQUE:
+            continue  # without a rule every kept weight counts as effective
         out = liveness.needed[call.node] & liveness.states[call.node].live
         live = liveness.states[call.inputs[0]].live
         effective[name] = masks[name] & _pairs(out, live, call.module)
@@ -144,21 +157,64 @@ def _without_constants(graph: fx.GraphModule, masks: dict[str, Tensor]) -> fx.Gr
     return bare
 
 
-def _pinned(graph: fx.GraphModule, known: list[fx.Node]) -> list[fx.Node]:
+def _pinned(graph: fx.GraphModule, known: list[tuple[Call, Rule]]) -> list[fx.Node]:
     """Return the values whose width others rely on: inputs, outputs, unknown readers."""
-    inside = set(known)
+    inside = {call.node for call, _ in known}
+    flattening = {call.node for call, rule in known if isinstance(rule, Flatten)}
     pinned = []
     for node in graph.graph.nodes:
         if not is_channel_value(node) or node.op == "output":
             continue
-        readers = [user for user in node.users if user not in inside and not _asks_size(user)]
+        readers = [
+            user
+            for user in node.users
+            if user not in inside and not _is_harmless(user, flattening)
+        ]
         if node.op == "placeholder" or readers:
             pinned.append(node)
     return pinned
 
 
-def _asks_size(node: fx.Node) -> bool:
-    """Tell whether a node asks for a property that is computed anew after the surgery."""
-    if node.op == "call_method":
-        return node.target in ("size", "dim")
-    return node.target is getattr and node.args[1] in ("shape", "ndim", "dtype", "device")
+def _is_harmless(reader: fx.Node, flattening: set[fx.Node]) -> bool:
+    """Tell whether a reader asks for a property that the surgery does not disturb.
+
+    The number of channels does change: it may be asked for only by code that ends in a
+    flattening, whose sizes the surgery rewrites.
+    """
+    if reader.op == "call_method" and reader.target == "dim":
+        return True
+    if reader.target is getattr and reader.args[1] in ("ndim", "dtype", "device"):
+        return True
+    asks = (reader.op == "call_method" and reader.target == "size") or (
+        reader.target is getattr and reader.args[1] == "shape"
+    )
+    return asks and _ends_in(reader, flattening)
+
+
+def _ends_in(size: fx.Node, flattening: set[fx.Node]) -> bool:
+    """Tell whether everything computed from a size is the argument of a flattening."""
+    if _picks_another_axis(size):
+        return True
+    return all(
+        user in flattening or (not is_channel_value(user) and _ends_in(user, flattening))
+        for user in size.users
+        if user.op != "output"
+    ) and not any(user.op == "output" for user in size.users)
+
+
+def _picks_another_axis(size: fx.Node) -> bool:
+    """Tell whether a node is one size, that of the batch or of a spatial axis."""
+    if size.op == "call_method" and size.target == "size" and len(size.args) == 2:
+        source, axis = size.args
+    elif size.target is operator.getitem and isinstance(size.args[0], fx.Node):
+        asked, axis = size.args
+        assert isinstance(asked, fx.Node)
+        if not (asked.target is getattr or asked.target == "size"):
+            return False
+        source = asked.args[0]
+    else:
+        return False
+    if not (isinstance(source, fx.Node) and isinstance(axis, int)):
+        return False
+    shape: tuple[int, ...] | None = source.meta.get("shape")
+    return shape is not None and int(axis) % len(shape) != 1

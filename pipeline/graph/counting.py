@@ -6,8 +6,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from pipeline.core.errors import PareError
 from pipeline.core.record import Record
+from pipeline.graph.surgery import CutPlan
 
 PRUNABLE = (nn.Conv2d, nn.Linear)
 
@@ -21,6 +24,7 @@ class LayerCount(Record):
         macs: multiply-accumulates of the dense layer.
         kept_macs: multiply-accumulates through kept weights only.
         outputs: channels or features that the layer makes.
+        groups: of a convolution.
     """
 
     name: str
@@ -30,6 +34,7 @@ class LayerCount(Record):
     macs: int
     kept_macs: int
     outputs: int
+    groups: int = 1
 
 
 class Count(Record):
@@ -59,17 +64,60 @@ class Count(Record):
         return sum(layer.kept_macs for layer in self.layers)
 
 
+def predict(before: Count, plan: CutPlan) -> dict[str, int]:
+    """Return the weights each layer will have when a plan has been carried out."""
+    found = {}
+    for layer in before.layers:
+        cut = plan.layers.get(layer.name)
+        weights = layer.weights
+        if cut is not None and layer.groups == 1:
+            weights = weights // cut.inputs_before * len(cut.kept_inputs)
+        if cut is not None:
+            weights = weights // cut.outputs_before * len(cut.kept_outputs)
+        found[layer.name] = weights
+    return found
+
+
+def demand_predicted(before: Count, after: Count, plan: CutPlan) -> None:
+    """Refuse a compaction that did not do what its plan says.
+
+    Raises:
+        PareError: names the first layer whose weights are not those that were planned.
+    """
+    expected = predict(before, plan)
+    for layer in after.layers:
+        if layer.weights != expected[layer.name]:
+            raise PareError(
+                f"layer {layer.name!r} has {layer.weights} weights after compaction, planned "
+                f"were {expected[layer.name]}. Nothing was replaced; please report this "
+                "network."
+            )
+
+
 def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights a budget counts, by parameter name: convolutions and linear layers.
+
+    A weight that two layers share is one weight, under its first name.
 
     >>> sorted(prunable(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
     ['0.weight']
     """
-    return {
-        f"{name}.weight" if name else "weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, PRUNABLE)
-    }
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, PRUNABLE):
+            key = id(_latent(module))
+            if key not in seen:
+                found[f"{name}.weight" if name else "weight"] = module.weight
+                seen.add(key)
+    return found
+
+
+def _latent(module: nn.Module) -> object:
+    """Return the parameter behind a weight, which may be parametrized."""
+    if parametrize.is_parametrized(module, "weight"):
+        return module.parametrizations.weight.original  # type: ignore[union-attr]  # set by torch
+    return module.weight
 
 
 @torch.no_grad()
@@ -85,8 +133,9 @@ def count(
     """
     positions = _positions(model, shape)
     layers = []
+    owners = {name.removesuffix("weight").removesuffix(".") for name in prunable(model)}
     for name, module in model.named_modules():
-        if not isinstance(module, PRUNABLE) or name not in positions:
+        if not isinstance(module, PRUNABLE) or name not in positions or name not in owners:
             continue
         weight = module.weight
         mask = (masks or {}).get(f"{name}.weight")
@@ -100,6 +149,7 @@ def count(
                 macs=weight.numel() * positions[name],
                 kept_macs=kept * positions[name],
                 outputs=weight.shape[0],
+                groups=getattr(module, "groups", 1),
             )
         )
     return Count(layers=layers, parameters=sum(p.numel() for p in model.parameters()))
@@ -110,8 +160,9 @@ def _positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
 
     def note(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[name] = found.get(name, 0) + output[0].numel() // output.shape[1]
+        def hook(module: nn.Module, _inputs: object, output: Tensor) -> None:
+            width = output.shape[-1] if isinstance(module, nn.Linear) else output.shape[1]
+            found[name] = found.get(name, 0) + output[0].numel() // width
 
         return hook
 

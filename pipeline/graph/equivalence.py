@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
@@ -65,11 +67,17 @@ class Equivalence(Record):
 def compare(before: nn.Module, after: nn.Module, images: Tensor, what: str) -> Comparison:
     """Compare the outputs of two networks on ``images`` ``[n, c, h, w]``.
 
-    A network without any output (all zero) is compared with a scale of one.
+    Networks of several outputs are compared in all of them. One whose outputs are all zero
+    is compared with a scale of one; outputs of another shape differ infinitely.
     """
-    expected = before.eval()(images)
-    difference = float((expected - after.eval()(images)).abs().max())
-    scale = float(expected.abs().max())
+    expected, found = outputs(before, images), outputs(after, images)
+    scale = max(float(one.abs().max()) for one in expected)
+    same = [one.shape for one in expected] == [one.shape for one in found]
+    difference = sys.float_info.max
+    if same:
+        difference = max(
+            float((a - b).abs().max()) for a, b in zip(expected, found, strict=True)
+        )
     return Comparison(
         what=what,
         shape=list(images.shape),
@@ -108,7 +116,7 @@ def prove(
         compare(wide_before, wide_after, images.double(), "real images"),
         compare(wide_before, wide_after, noise.double(), "noise"),
     ]
-    if _accepts(before, larger):
+    if _accepts(before, larger, len(outputs(before, images[:1])[0])):
         found.append(compare(before, after, larger, "noise at another size"))
         found.append(
             compare(wide_before, wide_after, larger.double(), "noise at another size")
@@ -121,10 +129,19 @@ def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def _accepts(model: nn.Module, images: Tensor) -> bool:
-    """Tell whether a network takes images of another size."""
+def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the tensors a network gives for ``images``, in the order of its structure."""
+    leaves = tree_leaves(model.eval()(images))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.numel()]
+
+
+def _accepts(model: nn.Module, images: Tensor, per_image: int) -> bool:
+    """Tell whether a network takes images of another size, one row of outputs an image.
+
+    A reshape to a fixed number of features may swallow a larger image as several rows.
+    """
     try:
-        model.eval()(images)
-    except RuntimeError:
+        found = outputs(model, images)
+    except Exception:  # whatever a user's code raises for a size it was not made for
         return False
-    return True
+    return len(found[0]) == per_image * len(images)

@@ -51,8 +51,9 @@ def _pair(graph: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, Norm] | None
     targets = [n.target for n in graph.graph.nodes if n.op == "call_module"]
     if targets.count(previous.target) > 1 or targets.count(node.target) > 1:
         return None
+    flat = len(previous.meta.get("shape", ())) == 2  # else the norm is not on the features
     fits = (isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)) or (
-        isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
+        isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d) and flat
     )
     return (layer, norm) if fits else None
 

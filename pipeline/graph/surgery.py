@@ -18,8 +18,9 @@ from torch import Tensor, fx, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.channels import Liveness, analyse, couple
-from pipeline.graph.rules import Call, Cut, calls
+from pipeline.graph.rules import OPAQUE, Call, Cut, calls
 from pipeline.graph.rules.conv import is_zero_padded
+from pipeline.graph.rules.norm import BatchNorm
 from pipeline.graph.trace import trace
 
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -223,8 +224,12 @@ def _mask_of(numbers: Tensor, chosen: set[int]) -> Tensor:
 
 
 def _weighted(liveness: Liveness) -> list[Call]:
-    """Return the calls of modules that have weights, in order."""
-    return [c for c, _ in liveness.calls if c.module is not None and _has_weight(c.module)]
+    """Return the calls of modules that have weights and a rule, in order."""
+    return [
+        call
+        for call, rule in liveness.calls
+        if rule is not OPAQUE and call.module is not None and _has_weight(call.module)
+    ]
 
 
 def _has_weight(module: nn.Module) -> bool:
@@ -261,6 +266,7 @@ def _folds(
     liveness: Liveness, stays: Mapping[fx.Node, Tensor], carriers: Mapping[fx.Node, int]
 ) -> dict[str, Fold]:
     folds = {}
+    norms = {call.node for call, rule in liveness.calls if isinstance(rule, BatchNorm)}
     for call, rule in liveness.calls:
         if not rule.folds:
             continue
@@ -274,19 +280,17 @@ def _folds(
             constants[carrier] = float(state.value[carrier])
             into = f"carrier:{carrier}"
         else:
-            into = _bias_of(call)
+            into = _bias_of(call, norms)
         folds[str(call.node.target)] = Fold(constants=constants, into=into)
     return folds
 
 
-def _bias_of(call: Call) -> str:
+def _bias_of(call: Call, norms: set[fx.Node]) -> str:
     """Choose the bias, or the running mean of the batch norm that alone reads the result."""
     assert call.module is not None
     readers = list(call.node.users)
-    if call.module.bias is None and len(readers) == 1 and readers[0].op == "call_module":
-        norm = call.node.graph.owning_module.get_submodule(str(readers[0].target))
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None:
-            return f"running_mean:{readers[0].target}"
+    if call.module.bias is None and len(readers) == 1 and readers[0] in norms:
+        return f"running_mean:{readers[0].target}"
     return "bias"
 
 

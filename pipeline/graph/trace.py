@@ -12,8 +12,10 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._pytree import tree_leaves
 
 from pipeline.core.errors import PareError
+from pipeline.graph.mutations import follow_mutations
 
 
 def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
@@ -31,15 +33,16 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
         PareError: the forward code depends on the data, or does not fit the input; names
             the line and what to do.
     """
-    own = copy.deepcopy(model).cpu().eval()
     try:
+        own = copy.deepcopy(model).cpu().eval()
         graph = fx.symbolic_trace(own)
     except Exception as error:
         raise PareError(
-            f"the network {_refusal('cannot be traced', own, error)} Write the forward pass "
+            f"the network {_refusal('cannot be traced', model, error)} Write the forward pass "
             "without branches or loops that depend on tensor values, or wrap that part in a "
             "function marked with torch.fx.wrap."
         ) from error
+    follow_mutations(graph)
     example = torch.zeros(2, *shape, dtype=next(own.parameters()).dtype)
     try:
         # ShapeProp prints a traceback of its own before it raises.
@@ -50,11 +53,36 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
             f"the network {_refusal(f'does not accept images of shape {shape}', own, error)} "
             "Choose a model made for this image size, or resize the images."
         ) from error
+    _demand_same_outputs(own, graph, shape)
     for node in graph.graph.nodes:
         found = node.meta.get("tensor_meta")
         if isinstance(found, tuple) and hasattr(found, "shape"):
             node.meta["shape"] = tuple(found.shape)
     return graph
+
+
+@torch.no_grad()
+def _demand_same_outputs(
+    model: nn.Module, graph: fx.GraphModule, shape: tuple[int, ...]
+) -> None:
+    """Refuse a graph that computes something else than the code it was traced from.
+
+    Raises:
+        PareError: the outputs differ on noise.
+    """
+    dtype = next(model.parameters()).dtype
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected, found = (tree_leaves(net(noise.clone())) for net in (model, graph))
+    for a, b in zip(expected, found, strict=True):
+        if isinstance(a, torch.Tensor) and not torch.allclose(
+            a, b, rtol=1e-4, atol=1e-5, equal_nan=True
+        ):
+            raise PareError(
+                f"the graph traced from the network {type(model).__name__} computes something "
+                "else than its code. An assignment such as `y += z` to a value that is read "
+                "again under another name is traced wrongly by torch.fx: write `y = y + z`. "
+                "Randomness in evaluation mode does it too."
+            )
 
 
 def _refusal(what: str, model: nn.Module, error: BaseException) -> str:

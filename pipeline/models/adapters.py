@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -28,5 +29,10 @@ def torchvision(
         raise unknown("torchvision model", name, names)
     if channels != 3:
         raise ValueError(f"torchvision networks take 3 channels, the data has {channels}")
+    # Auxiliary heads only serve training, and their outputs are no logits; a network with
+    # them has to be asked for.
+    builder = inspect.signature(zoo.get_model_builder(name)).parameters
+    if name in ("googlenet", "inception_v3") and "kwargs" in builder:
+        options = {"aux_logits": False, "init_weights": True, **options}
     model: nn.Module = zoo.get_model(name, weights=None, num_classes=classes, **options)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.core.rundir import write_json
-from pipeline.graph.counting import Count, count
+from pipeline.graph.counting import Count, count, demand_predicted
 from pipeline.graph.equivalence import prove
 from pipeline.graph.surgery import compact
 from pipeline.stages.context import Context
@@ -25,9 +25,10 @@ def run(context: Context) -> dict[str, Any]:
     proof = prove(before, after, plan, images)
     write_json(context.out / "equivalence.json", proof.model_dump(mode="json"))
     proof.demand()
+    old, new = count(before, data.shape), count(after, data.shape)
+    demand_predicted(old, new, plan)
     write_json(context.out / "plan.json", plan.model_dump(mode="json"))
     context.save("model.safetensors", after.state_dict())
-    old, new = count(before, data.shape), count(after, data.shape)
     worst = max(c.difference / (c.scale or 1.0) for c in proof.comparisons)
     return {
         "summary": f"{old.parameters:,} -> {new.parameters:,} parameters, "

@@ -12,6 +12,7 @@ channels live, its inputs needed and nothing removable, which is slower, never w
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,10 @@ class Channels:
     def of(cls, live: Tensor, value: Tensor) -> Channels:
         """Build the state, with zero in the place of what is live."""
         return cls(live, torch.where(live, torch.zeros_like(value), value))
+
+    def without_constants(self) -> Channels:
+        """Return the same state with every constant zero."""
+        return Channels(self.live, torch.zeros_like(self.value))
 
     @property
     def width(self) -> int:
@@ -181,18 +186,22 @@ def calls(graph: fx.GraphModule) -> list[tuple[Call, Rule]]:
 
 
 def _identities(module: nn.Module) -> list[int]:
-    """Return what identifies a module with weights and each of its parameters."""
-    parameters = [id(p) for p in module.parameters()]
-    return [id(module), *parameters] if parameters else []
+    """Return what identifies a module with a state, and each tensor of that state.
+
+    A module without any, such as a ReLU, may be called as often as one likes.
+    """
+    tensors = [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
+    return [id(module), *tensors] if tensors else []
 
 
 def _uses(graph: fx.GraphModule) -> Counter[int]:
-    return Counter(
-        key
-        for node in graph.graph.nodes
-        if node.op == "call_module"
-        for key in _identities(graph.get_submodule(node.target))
-    )
+    uses: Counter[int] = Counter()
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            uses.update(_identities(graph.get_submodule(node.target)))
+        elif node.op == "get_attr":
+            uses.update([id(operator.attrgetter(node.target)(graph))])
+    return uses
 
 
 def rule_for(call: Call) -> Rule:

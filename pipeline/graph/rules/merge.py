@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,35 +21,43 @@ def find(call: Call) -> Rule | None:
     """Return the rule of a sum, a product or a concatenation along the channels."""
     target = target_of(call)
     if target in (torch.cat, torch.concat):
-        axis = call.argument(1, "dim", 0)
+        axis = call.argument(1, "dim", call.node.kwargs.get("axis", 0))
         listed = call.argument(0, "tensors", ())
         whole = tuple(listed) == call.inputs
         return Concat() if axis in (1, 1 - len(call.shape)) and whole else None
-    if call.node.kwargs:  # alpha=, out=
-        return None
-    if len(call.node.args) != 2:
+    operands = _operands(call)
+    if len(operands) != 2:
         return None
     if target in _MUL:
         return _binary(call, Product(), Scale())
     if target in _ADD:
         return _binary(call, Sum(1.0), Shift(1.0))
-    if target in _SUB and call.node.args[0] in call.inputs:
+    if target in _SUB and operands[0] in call.inputs:
         return _binary(call, Sum(-1.0), Shift(-1.0))
     return None
 
 
+def _operands(call: Call) -> tuple[Any, ...]:
+    """Return left and right of the operation; none if it has options such as ``alpha``."""
+    if call.node.kwargs.keys() - {"input", "other"}:
+        return ()
+    named = [call.node.kwargs[key] for key in ("input", "other") if key in call.node.kwargs]
+    return (*call.node.args, *named)
+
+
 def _binary(call: Call, both: Rule, scalar: Rule) -> Rule | None:
     """Choose by the operands: two values of one shape, or a value and a number."""
-    if all(arg in call.inputs for arg in call.node.args):
+    operands = _operands(call)
+    if all(arg in call.inputs for arg in operands):
         return both if all(shape == call.shape for shape in call.input_shapes) else None
-    numbers = [arg for arg in call.node.args if isinstance(arg, int | float)]
+    numbers = [arg for arg in operands if isinstance(arg, int | float)]
     return scalar if len(call.inputs) == 1 and len(numbers) == 1 else None
 
 
-def _operands(call: Call, items: Sequence[Channels]) -> tuple[Channels, Channels]:
+def _states(call: Call, items: Sequence[Channels]) -> tuple[Channels, Channels]:
     """Return left and right; ``x + x`` has one input node and two operands."""
     by_node = dict(zip(call.inputs, items, strict=True))
-    left, right = (by_node[arg] for arg in call.node.args)  # type: ignore[index]  # both are nodes here
+    left, right = (by_node[arg] for arg in _operands(call))
     return left, right
 
 
@@ -69,7 +78,7 @@ class Sum(_Tied):
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Add the constants."""
-        left, right = _operands(call, inputs)
+        left, right = _states(call, inputs)
         return Channels.of(left.live | right.live, left.value + self.sign * right.value)
 
     def needs(
@@ -84,7 +93,7 @@ class Product(_Tied):
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Multiply the constants; zero times anything is zero."""
-        left, right = _operands(call, inputs)
+        left, right = _states(call, inputs)
         zero = (~left.live & (left.value == 0)) | (~right.live & (right.value == 0))
         return Channels.of((left.live | right.live) & ~zero, left.value * right.value)
 
@@ -117,7 +126,7 @@ class Scale(ChannelWise):
 
 
 def _number(call: Call) -> float:
-    return next(float(arg) for arg in call.node.args if isinstance(arg, int | float))
+    return next(float(arg) for arg in _operands(call) if isinstance(arg, int | float))
 
 
 class Concat(Rule):

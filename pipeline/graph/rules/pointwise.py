@@ -44,7 +44,10 @@ _DROPOUTS = (F.dropout, F.dropout2d)
 def find(call: Call) -> Rule | None:
     """Return the rule of an element-wise operation with one tensor input."""
     target = target_of(call)
-    if len(call.inputs) != 1 or call.node.args[:1] != (call.inputs[0],):
+    # Any other node among the arguments would be a value that is not known here.
+    if call.node.all_input_nodes != list(call.inputs) or len(call.inputs) != 1:
+        return None
+    if call.node.args[:1] != (call.inputs[0],):
         return None
     if target in _DROPOUTS and not call.argument(2, "training", default=True):
         return Pointwise()

@@ -16,26 +16,31 @@ _PLAIN = (
     F.adaptive_avg_pool2d, F.adaptive_max_pool2d, torch.max_pool2d,
 )  # fmt: skip
 _AVERAGE = (nn.AvgPool2d, F.avg_pool2d)
+_REDUCTIONS = (torch.mean, torch.amax, torch.amin, "mean", "amax", "amin")
 
 
 def find(call: Call) -> Rule | None:
     """Return the rule of a pooling layer or of a mean over the image."""
     target = target_of(call)
-    if len(call.inputs) != 1 or len(call.input_shapes[0]) != 4:
+    if len(call.inputs) != 1:
+        return None
+    if target in _REDUCTIONS:
+        return Pool() if _reduces_space_only(call) else None
+    if len(call.input_shapes[0]) != 4:
         return None
     if target in _PLAIN:
         return Pool()
     if target in _AVERAGE:
         return AveragePool()
-    if target in (torch.mean, "mean") and _mean_axes(call) == {2, 3}:
-        return Pool()
     return None
 
 
-def _mean_axes(call: Call) -> set[int]:
+def _reduces_space_only(call: Call) -> bool:
+    """Tell whether a mean or a maximum runs over axes behind batch and channels."""
     axes = call.argument(1, "dim", ())
-    axes = axes if isinstance(axes, tuple | list) else (axes,)
-    return {axis % 4 for axis in axes if isinstance(axis, int)}
+    axes = tuple(axes) if isinstance(axes, tuple | list) else (axes,)
+    rank = len(call.input_shapes[0])
+    return bool(axes) and all(isinstance(a, int) and a % rank >= 2 for a in axes)
 
 
 class Pool(ChannelWise):

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from pipeline.graph.rules import Call, Channels, Cut, Rule, Slots, target_of
 from pipeline.graph.rules.pointwise import ChannelWise
 
-_FLATTEN = (nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape)
+_RESHAPES = ("view", "reshape", torch.reshape)
+_FLATTENS = (nn.Flatten, torch.flatten, "flatten", *_RESHAPES)
+_SQUEEZES = ("squeeze", "unsqueeze", torch.squeeze, torch.unsqueeze)
+_PAD_MODULES = (nn.ZeroPad2d, nn.ConstantPad2d)
 
 
 def find(call: Call) -> Rule | None:
@@ -22,11 +25,13 @@ def find(call: Call) -> Rule | None:
     target = target_of(call)
     if len(call.inputs) != 1:
         return None
-    if target in _FLATTEN and _flattens(call):
+    if target in _FLATTENS and _flattens(call):
         return Flatten()
     if target is operator.getitem and _slices_space_only(call):
         return Slice()
-    if target is F.pad and _pads_with_zeros(call):
+    if target in _SQUEEZES and _moves_space_only(call):
+        return Slice()
+    if (target is F.pad or target in _PAD_MODULES) and _pads_with_zeros(call):
         return Pad()
     return None
 
@@ -38,21 +43,39 @@ def _flattens(call: Call) -> bool:
 
 def _slices_space_only(call: Call) -> bool:
     index = call.node.args[1]
-    if not isinstance(index, tuple) or not all(isinstance(part, slice) for part in index):
+    if not isinstance(index, tuple) or index[:2] != (slice(None), slice(None)):
         return False
-    return all(part == slice(None) for part in index[:2])
+    return all(isinstance(part, slice | int) for part in index)
+
+
+def _moves_space_only(call: Call) -> bool:
+    """Tell whether an axis is taken away or added behind batch and channels."""
+    axis = call.argument(1, "dim", None)
+    if not isinstance(axis, int):
+        return False
+    rank = max(len(call.input_shapes[0]), len(call.shape))
+    return axis % rank >= 2 and call.shape[:2] == call.input_shapes[0][:2]
 
 
 def _pads_with_zeros(call: Call) -> bool:
-    amounts = call.argument(1, "pad", None)
+    amounts = _padding(call)
+    if len(call.shape) != 4 or len(amounts) not in (4, 6):
+        return False
+    if call.module is not None:
+        return not getattr(call.module, "value", 0.0) and all(a >= 0 for a in amounts)
     return (
         call.argument(2, "mode", "constant") == "constant"
         and not call.argument(3, "value", 0.0)
-        and isinstance(amounts, tuple | list)
-        and len(amounts) in (4, 6)
-        and len(call.shape) == 4
         and all(isinstance(amount, int) and amount >= 0 for amount in amounts)
     )
+
+
+def _padding(call: Call) -> tuple[Any, ...]:
+    """Return the amounts from the last axis backwards: left, right, top, bottom, ..."""
+    if isinstance(call.module, _PAD_MODULES):
+        return tuple(call.module.padding)
+    amounts = call.argument(1, "pad", ())
+    return tuple(amounts) if isinstance(amounts, tuple | list) else ()
 
 
 class Flatten(Rule):
@@ -76,17 +99,10 @@ class Flatten(Rule):
         return inputs[0].repeat_interleave(call.shape[1] // inputs[0].numel())
 
     def cut(self, call: Call, cut: Cut) -> None:
-        """Rewrite a size that is baked into the code: ``x.view(-1, 4096)``."""
-        old, new = call.shape[1], cut.output.numel()
-        if call.node.target in ("view", "reshape", torch.reshape):
-            call.node.args = _replaced(call.node.args, old, new)
-
-
-def _replaced(args: tuple[Any, ...], old: int, new: int) -> tuple[Any, ...]:
-    """Return the arguments with the last number equal to ``old`` replaced."""
-    if len(args) == 2 and isinstance(args[1], tuple | list):
-        return (args[0], _replaced(tuple(args[1]), old, new))
-    return (*args[:-1], new) if args[-1] == old else args
+        """Rewrite sizes that are baked into the code, or taken from another value."""
+        if target_of(call) in _RESHAPES:
+            call.node.args = (call.inputs[0], (-1, cut.output.numel()))
+            call.node.kwargs = {}
 
 
 class Slice(ChannelWise):
@@ -122,14 +138,14 @@ class Pad(Rule):
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Pad by as many channels as stay on either side."""
+        if call.module is not None:
+            return
         before, _, _ = _amounts(call)
         width = call.input_shapes[0][1]
-        amounts = list(call.argument(1, "pad", ()))[:4]
         front = int((cut.output < before).sum())
         back = int((cut.output >= before + width).sum())
-        rest = {k: v for k, v in call.node.kwargs.items() if k != "pad"}
-        call.node.args = (call.node.args[0], (*amounts, front, back), *call.node.args[2:])
-        call.node.kwargs = rest
+        call.node.args = (call.inputs[0], (*_padding(call)[:4], front, back))
+        call.node.kwargs = {}
 
 
 def _zeros(count: int) -> Tensor:
@@ -138,6 +154,6 @@ def _zeros(count: int) -> Tensor:
 
 def _amounts(call: Call) -> tuple[int, int, bool]:
     """Return channels added before and after, and whether the image gets a border."""
-    amounts = list(call.argument(1, "pad", ()))
+    amounts = _padding(call)
     before, after = amounts[4:6] if len(amounts) == 6 else (0, 0)
     return before, after, any(amounts[:4])
