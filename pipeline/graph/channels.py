@@ -185,10 +185,9 @@ def _is_harmless(reader: fx.Node, flattening: set[fx.Node]) -> bool:
         return True
     if reader.target is getattr and reader.args[1] in ("ndim", "dtype", "device"):
         return True
-    asks = (reader.op == "call_method" and reader.target == "size") or (
-        reader.target is getattr and reader.args[1] == "shape"
-    )
-    return asks and _ends_in(reader, flattening)
+    by_method = reader.op == "call_method" and reader.target == "size"
+    by_attribute = reader.target is getattr and reader.args[1:] == ("shape",)
+    return (by_method or by_attribute) and _ends_in(reader, flattening)
 
 
 def _ends_in(size: fx.Node, flattening: set[fx.Node]) -> bool:
@@ -217,4 +216,4 @@ def _picks_another_axis(size: fx.Node) -> bool:
     if not (isinstance(source, fx.Node) and isinstance(axis, int)):
         return False
     shape: tuple[int, ...] | None = source.meta.get("shape")
-    return shape is not None and int(axis) % len(shape) != 1
+    return shape is not None and axis % len(shape) != 1

@@ -25,7 +25,8 @@ _VIEWS = frozenset(
         "unbind", "select", "dropout", "swapaxes", "movedim", "unflatten",
     }
 )  # fmt: skip
-_VIEW_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_VIEW_MODULES = (nn.Flatten, nn.Unflatten, nn.Identity, *_DROPOUTS)
 
 
 def follow_mutations(graph: fx.GraphModule) -> None:
@@ -53,7 +54,8 @@ def _changed(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
         return None
     if node.op == "call_module":
         module = graph.get_submodule(str(node.target))
-        return first if getattr(module, "inplace", False) else None
+        idle = isinstance(module, _DROPOUTS)  # in evaluation mode it changes nothing
+        return first if getattr(module, "inplace", False) and not idle else None
     if node.op == "call_method":
         name = str(node.target)
         return first if name.endswith("_") and not name.endswith("__") else None
@@ -75,8 +77,12 @@ def _inplace_by_position(node: fx.Node) -> bool:
 def _refuse_aliases(
     graph: fx.GraphModule, node: fx.Node, changed: fx.Node, order: dict[fx.Node, int]
 ) -> None:
-    """Refuse a change that a view, read later, would show without the graph saying so."""
-    for alias in _aliases(graph, changed):
+    """Refuse a change that a view, read later, would show without the graph saying so.
+
+    A view made after the change is no danger: it is one of the changed value.
+    """
+    earlier = [alias for alias in _aliases(graph, changed) if order[alias] < order[node]]
+    for alias in earlier:
         late = [r for r in alias.users if order[r] > order[node] and r is not node]
         if late:
             raise PareError(

@@ -140,6 +140,17 @@ def test_a_view_of_a_value_changed_later_is_refused_with_the_call() -> None:
         compact(settle(Written(forward), 1), SHAPE)
 
 
+def test_dropout_in_place_and_a_view_made_after_the_change_are_no_danger() -> None:
+    def forward(m, x):
+        y = m.drop(torch.flatten(m.a(x), 1))
+        m.relu(y)
+        return m.fc(m.drop(y.view(y.size(0), -1)))
+
+    modules = {"drop": nn.Dropout(0.5, inplace=True), "fc": nn.Linear(384, 5)}
+    _, plan = checked(forward, **modules)
+    assert ("a", 3) in removed(plan)
+
+
 def test_a_batch_norm_that_is_shared_takes_no_constants() -> None:
     def forward(m, x):
         return m.n(m.c2(torch.relu(m.a(x)))) + m.n(m.d(x))
