@@ -33,7 +33,8 @@ class _Cli(click.Group):
         try:
             return super().invoke(ctx)
         except PareError as error:
-            click.echo(f"error: {error}", err=True)
+            for line in str(error).splitlines():  # a problem a line
+                click.echo(f"error: {line}", err=True)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("error: interrupted.", err=True)

@@ -74,11 +74,12 @@ def _targets(report: dict[str, Any]) -> Table:
     for name in ("predicted latency", "peak RAM", "why"):
         table.add_column(name, overflow="fold")
     for target in report["targets"]:
-        rows = [row for row in target["files"] if row["file"] == target["chosen"]]
+        shown = target["chosen"] or target["nearest"]
+        rows = [row for row in target["files"] if row["file"] == shown]
         row = rows[0] if rows else None
         table.add_row(
             target["id"],
-            target["chosen"] or "none",
+            target["chosen"] or (f"nearest: {shown}" if shown else "none"),
             "yes" if target["chosen"] else "NO",
             latency_text(row) if row else "-",
             f"{row['peak_ram']['value']:.3g} MB" if row else "-",

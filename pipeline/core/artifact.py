@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.record import Record
+from pipeline.core.record import Record, digest
 
 ENGINES = (
     "pare",
@@ -27,11 +27,19 @@ ENGINES = (
 
 
 class Provenance(Record):
-    """Where an artifact comes from, in full."""
+    """Where an artifact comes from, in full.
+
+    Attributes:
+        key: identity of the result: options, inputs, targets and code.
+        parent: key of the stage before.
+        parent_record: digest of that stage's record; another execution under the same key
+            is another parent.
+    """
 
     stage: str
     key: str
     parent: str | None
+    parent_record: str | None = None
     parameters: dict[str, Any]
     seed: int
     git_commit: str | None
@@ -47,6 +55,19 @@ class Artifact(Record):
     files: dict[str, str]
     metrics: dict[str, Any]
     provenance: Provenance
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole record, different for each execution of a stage."""
+        return digest(self.model_dump(mode="json"))
+
+    def follows(self, parent: Artifact | None) -> bool:
+        """Tell whether this was made from ``parent``, the result of the stage before."""
+        own = self.provenance
+        if parent is None:
+            return own.parent is None
+        same = own.parent_record in (None, parent.digest)
+        return own.parent == parent.provenance.key and same
 
     def broken_file(self, folder: Path) -> str | None:
         """Return the name of a file that is missing or changed, or nothing."""

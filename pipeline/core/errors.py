@@ -28,15 +28,26 @@ class Interrupted(PareError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return a sentence that offers the nearest options to a misspelt name.
+    """Return a sentence that offers the nearest options to a misspelt or shortened name.
 
     >>> did_you_mean("reparm", ["dense", "reparam"])
     "Did you mean 'reparam'? "
     >>> did_you_mean("xyz", ["dense", "reparam"])
     ''
+    >>> did_you_mean("rasp", ["raspberry-pi-4b", "raspberry-pi-5"])
+    "Did you mean 'raspberry-pi-4b' or 'raspberry-pi-5'? "
     """
-    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}? " if close else ""
+    known = list(options)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6) or _containing(name, known)
+    return f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+
+
+def _containing(name: str, options: list[str]) -> list[str]:
+    """Return up to three options that hold the name, those that start with it first."""
+    if len(name) < 2:  # a letter is in almost everything
+        return []
+    found = [option for option in options if name.lower() in option.lower()]
+    return sorted(found, key=lambda o: (not o.lower().startswith(name.lower()), o))[:3]
 
 
 def unknown(kind: str, name: str, options: Iterable[str]) -> PareError:

@@ -60,7 +60,8 @@ class TrainOptions(Record):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     augment: bool = True
     deterministic: bool = True
-    precision: str = "32-true"
+    # Networks are assessed as float32: only what keeps their weights in it can be trained.
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accelerator: str = "auto"
     devices: int = Field(default=1, ge=1)
     strategy: str = "auto"
@@ -189,6 +190,12 @@ def _find(source: str | Path) -> Path:
     if path.suffix == ".toml" or path.is_file():
         return path
     recipes = shipped()
+    if str(source) not in recipes and len(path.parts) > 1:
+        what = "is a folder, not a recipe" if path.is_dir() else "is no folder and no file"
+        raise PareError(
+            f"{source} {what}. Give the folder of a run, a TOML file, or a recipe that "
+            f"ships: {', '.join(recipes)}."
+        )
     if str(source) not in recipes:
         raise unknown("recipe", str(source), recipes)
     return recipes[str(source)]

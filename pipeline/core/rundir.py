@@ -63,15 +63,14 @@ class RunDir:
         return partial
 
     def commit(self, number: int, stage: str, artifact: Artifact) -> None:
-        """Put a stage's folder in its place, in the stead of an older one and its heirs.
+        """Put a stage's folder in its place, in the stead of an older one.
 
-        Killed before the last rename, the partial folder can still be continued.
+        What later stages made from the older one stays until they commit; its provenance
+        says that it is not made from this one. Killed before the last rename, the partial
+        folder can still be continued.
         """
         partial, final = self._partial(number, stage), self.folder(number, stage)
         write_json(partial / _RECORD, artifact.model_dump(mode="json"))
-        for heir in self.path.glob("[0-9]-*"):
-            if int(heir.name[0]) > number:
-                shutil.rmtree(heir)
         old = final.with_name(final.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():

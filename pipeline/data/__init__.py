@@ -6,6 +6,7 @@ The class has a frozen ``Params`` and ``load(params, argument) -> Dataset``. A u
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.core.errors import PareError
 from pipeline.core.plugins import DATA
 from pipeline.core.recipe import DataChoice
 from pipeline.core.record import parse
+
+_BATCH = 512  # images that are floats at the same time where a whole split is looked at
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Augmentation:
         if self.flip:
             mirror = torch.rand(n, generator=generator) < 0.5
             out = torch.where(mirror[:, None, None, None], out.flip(3), out)
-        return out
+        return out.contiguous()  # the shift leaves channels last, which no `.view()` takes
 
 
 def _offsets(n: int, shift: int, generator: torch.Generator) -> Tensor:
@@ -98,7 +101,12 @@ class Dataset:
         """Map uint8 pixels to what the network is fed: float32, zero mean, unit variance."""
         shape = (1, -1, 1, 1)
         mean, std = torch.tensor(self.mean).view(shape), torch.tensor(self.std).view(shape)
-        return (images.float() / 255 - mean) / std
+        return (images.float().contiguous() / 255 - mean) / std
+
+    def batches(self, images: Tensor) -> Iterator[Tensor]:
+        """Normalise images batch by batch; a whole split as floats is four times its size."""
+        for part in images.split(_BATCH):
+            yield self.normalise(part)
 
 
 def load(choice: DataChoice) -> Dataset:

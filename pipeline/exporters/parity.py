@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Parity(Record):
 
 def compare(
     engine: Engine,
-    images: Images,
+    batches: Iterable[Images],
     labels: npt.NDArray[np.int64],
     reference_logits: npt.NDArray[np.float32],
     *,
@@ -59,7 +60,7 @@ def compare(
 
     Args:
         engine: the loaded file.
-        images: normalised, ``[n, c, h, w]``.
+        batches: of normalised images ``[n, c, h, w]``; only one is held at a time.
         labels: ``[n]``.
         reference_logits: of the PyTorch network on these images, ``[n, classes]``.
         dtype: the target's word for the file's scheme; ``"fp32"`` is judged by difference.
@@ -69,12 +70,14 @@ def compare(
     Raises:
         PareError: there are no images, or the three arrays don't belong together.
     """
-    if not len(images) or not len(images) == len(labels) == len(reference_logits):
+    parts = [engine.run(images) for images in batches]
+    count = sum(len(part) for part in parts)
+    if not count or not count == len(labels) == len(reference_logits):
         raise PareError(
-            f"parity: {len(images)} images, {len(labels)} labels and "
+            f"parity: {count} images, {len(labels)} labels and "
             f"{len(reference_logits)} reference rows; give the same number, at least 1."
         )
-    logits = engine.run(images)
+    logits = np.concatenate(parts)
     if logits.shape != reference_logits.shape:
         raise PareError(
             f"parity: the file gives {list(logits.shape)} logits, the network "

@@ -58,7 +58,8 @@ class Candidate(Record):
         file: its name.
         scheme: the quantization scheme it was made with.
         bytes: its size.
-        reference_top1: of the network it was made from, on the same images.
+        reference_top1: of the trained network, on the same images.
+        compact_top1: of the compact network that the file was made from.
         predicted: latency, where the target has a calibration.
         bound: latency nothing can beat, where the target has a peak.
         peak_ram: planned arena and weights; the runtime itself comes on top.
@@ -72,6 +73,7 @@ class Candidate(Record):
     graph: GraphFigures
     top1: float | None = None
     reference_top1: float | None = None
+    compact_top1: float | None = None
     predicted: Measure | None = None
     bound: Measure | None = None
     peak_ram: Measure
@@ -86,6 +88,7 @@ class Candidate(Record):
         scheme: str,
         top1: float | None = None,
         reference_top1: float | None = None,
+        compact_top1: float | None = None,
     ) -> Candidate:
         """Describe a file for a target: its figures, its prediction, its bound."""
         figures = GraphFigures.of(graph)
@@ -98,6 +101,7 @@ class Candidate(Record):
             graph=figures,
             top1=top1,
             reference_top1=reference_top1,
+            compact_top1=compact_top1,
             predicted=predict(graph, target),
             bound=bound(graph, target),
             peak_ram=peak_ram(figures),
@@ -349,7 +353,8 @@ def _accuracy(candidate: Candidate, target: Target) -> Iterator[Check]:
     limit = target.budgets.accuracy_drop_pct if target.budgets else None
     if limit is None:
         return
-    if candidate.top1 is None or candidate.reference_top1 is None:
+    top1, trained = candidate.top1, candidate.reference_top1
+    if top1 is None or trained is None:
         yield Check(
             name="accuracy drop",
             limit=f"{limit:g} points",
@@ -359,11 +364,27 @@ def _accuracy(candidate: Candidate, target: Target) -> Iterator[Check]:
             remedy="measure both on the same images",
         )
         return
-    drop = (candidate.reference_top1 - candidate.top1) * 100
-    remedy = "keep more weights or train longer"  # nothing was quantized: the pruning cost it
-    if candidate.dtype != "fp32":
-        remedy = "calibrate on more images, quantize more gently, or keep more weights"
-    yield _at_most("accuracy drop", drop, limit, "points", remedy)
+    cause, remedy = _cause(candidate, top1, trained)
+    check = _at_most("accuracy drop", (trained - top1) * 100, limit, "points", remedy)
+    why = f"{check.why}; top-1 {top1:.2%}, of the trained network {trained:.2%}"
+    yield check.model_copy(update={"why": why if check.passed else f"{why}{cause}"})
+
+
+def _cause(candidate: Candidate, top1: float, trained: float) -> tuple[str, str]:
+    """Return whether the pruning or the file cost more accuracy, and what helps against it."""
+    pruned = "keep more weights or train longer"
+    exact, compact = candidate.dtype == "fp32", candidate.compact_top1
+    if compact is None:
+        both = "calibrate on more images, quantize more gently, or keep more weights"
+        return "", pruned if exact else both
+    by_pruning, by_file = (trained - compact) * 100, (compact - top1) * 100
+    step = "export" if exact else "quantization"
+    if by_pruning >= by_file:
+        return f"; pruning cost {by_pruning:.3g} points, {step} {by_file:.3g}", pruned
+    remedy = "calibrate on more images or quantize more gently"
+    if exact:
+        remedy = "lower export.max_float_difference"
+    return f"; {step} cost {by_file:.3g} points, pruning {by_pruning:.3g}", remedy
 
 
 def _among(name: str, found: str, allowed: Sequence[str], remedy: str) -> Check:

@@ -28,8 +28,9 @@ def collect(folder: Path) -> dict[str, Any]:
         The content of ``report.json``. What is not known is ``None``, never a zero.
 
     Raises:
-        PareError: the folder holds no run, or a stage of it is missing or damaged; the
-            message names the command that makes it.
+        PareError: the folder holds no run, a stage of it is missing or damaged, or was made
+            from what another run of the stage before left; the message names the command
+            that makes it.
     """
     artifacts = _artifacts(folder)
     recipe = read_toml(folder / "recipe.toml")
@@ -70,10 +71,11 @@ def collect(folder: Path) -> dict[str, Any]:
 
 
 def _artifacts(folder: Path) -> dict[str, Artifact]:
-    """Return what each stage left, all of it whole."""
+    """Return what each stage left, all of it whole and each made from the one before."""
     if not (folder / "recipe.toml").is_file():
         raise PareError(f"{folder} is not the folder of a run: it has no recipe.toml.")
-    found = {}
+    found: dict[str, Artifact] = {}
+    parent: Artifact | None = None
     for number, stage in enumerate(STAGES, 1):
         artifact = RunDir(folder).finished(number, stage)
         if artifact is None:
@@ -82,7 +84,13 @@ def _artifacts(folder: Path) -> dict[str, Artifact]:
                 f"complete to report. Make it with `pare {stage} {folder}`, or everything "
                 f"with `pare run {folder}`."
             )
-        found[stage] = artifact
+        if not artifact.follows(parent):
+            raise PareError(
+                f"{folder}: stage {stage!r} is stale: it was made from an earlier result of "
+                f"{STAGES[number - 2]!r}, so a report would mix two runs. Renew it with "
+                f"`pare run {folder}`."
+            )
+        found[stage] = parent = artifact
     return found
 
 

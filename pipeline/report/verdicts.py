@@ -31,7 +31,7 @@ class Card(NamedTuple):
     Attributes:
         state: the verdict in words; ``mark`` is its colour.
         file: the chosen one, or nothing.
-        shown: the chosen file, or the one that breaks the fewest limits.
+        shown: the chosen file, or the nearest one.
         lost: every other file with the reason it lost.
     """
 
@@ -79,13 +79,8 @@ def _card(target: dict[str, Any], report: dict[str, Any]) -> Card:
 
 def nearest(target: dict[str, Any]) -> str | None:
     """Return the chosen file of a target, or the one that breaks the fewest limits."""
-    if target["chosen"]:
-        return str(target["chosen"])
-    broken = {
-        str(row["file"]): sum(check["passed"] is False for check in row["checks"])
-        for row in target["files"]
-    }
-    return min(broken, key=lambda file: broken[file], default=None)
+    found = target["chosen"] or target["nearest"]
+    return str(found) if found else None
 
 
 def latency(row: dict[str, Any]) -> Fact:

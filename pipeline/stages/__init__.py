@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what it takes and gives, and everything its result depends on.
+    """One stage: what it takes and gives, and what its result depends on beside its code.
 
     Attributes:
         consumes: kinds of artifact it needs; ``produces`` is the kind it leaves.
         recipe: parts of the recipe that it reads.
-        rooms: parts of the package whose code it runs.
         targets: what it reads of the targets: nothing, the files wanted, or all.
         resumable: whether a stopped run of it is continued.
     """
@@ -38,7 +37,6 @@ class Stage:
     consumes: tuple[str, ...]
     produces: str
     recipe: tuple[str, ...]
-    rooms: tuple[str, ...]
     targets: str = "none"
     resumable: bool = False
 
@@ -47,27 +45,19 @@ _DATA = ("seed", "model", "data")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
-        "train", (), "masked network", (*_DATA, "method", "budget", "train"),
-        ("models", "data", "methods", "training", "graph/counting.py", "stages/train.py"),
-        resumable=True,
+        "train", (), "masked network", (*_DATA, "method", "budget", "train"), resumable=True
     ),
-    Stage("prune", ("masked network",), "pruned network", _DATA, ("graph", "stages/prune.py")),
-    Stage(
-        "compact", ("pruned network",), "compact network", _DATA,
-        ("graph", "stages/compact.py"),
-    ),
+    Stage("prune", ("masked network",), "pruned network", _DATA),
+    Stage("compact", ("pruned network",), "compact network", _DATA),
     Stage(
         "quantize", ("compact network",), "quantization plan", (*_DATA, "quantize"),
-        ("quantizers", "core/plan.py", "stages/quantize.py"), targets="wanted",
+        targets="wanted",
     ),
     Stage(
         "export", ("compact network", "quantization plan"), "files", (*_DATA, "export"),
-        ("exporters", "runtime", "graph/fold.py", "stages/export.py"), targets="wanted",
+        targets="wanted",
     ),
-    Stage(
-        "profile", ("files",), "profile", (*_DATA, "profile"),
-        ("profilers", "runtime", "core/target.py", "stages/profile.py"), targets="all",
-    ),
+    Stage("profile", ("files",), "profile", (*_DATA, "profile"), targets="all"),
 )  # fmt: skip
 
 

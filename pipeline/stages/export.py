@@ -55,7 +55,7 @@ def run(context: Context) -> dict[str, Any]:
             options.converter_timeout_s,
         )
         made |= {plan.file_name: written[plan.scheme] for plan in own}
-    reference = logits(context.compacted(), context.data.normalise(context.data.test.images))
+    reference = logits(context.compacted(), context.data.test.images, context.data)
     files = [
         _examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans
     ]
@@ -107,7 +107,7 @@ def _examine(
     data, options = context.data, context.recipe.export
     parity = compare(
         open_model(made),
-        data.normalise(data.test.images).numpy(),
+        (batch.numpy() for batch in data.batches(data.test.images)),
         data.test.labels.numpy(),
         reference,
         dtype=plan.dtype,

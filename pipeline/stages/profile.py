@@ -22,7 +22,10 @@ def run(context: Context) -> dict[str, Any]:
     """
     folder, options = context.inputs["export"], context.recipe.profile
     files = [f for f in read_json(folder / "files.json") if f["state"] == "made"]
-    reference = read_json(context.inputs["train"] / "stage.json")["metrics"]["test_accuracy"]
+    references = {
+        "reference_top1": _test_accuracy(context, "train"),
+        "compact_top1": _test_accuracy(context, "compact"),
+    }
     graphs = {entry["file"]: read(folder / entry["file"]) for entry in files}
     local = Local(
         warmup_runs=options.warmup_runs, warmup_s=options.warmup_s, runs=options.runs
@@ -42,7 +45,7 @@ def run(context: Context) -> dict[str, Any]:
         for name, graph in graphs.items()
     ]
     verdicts = [
-        _verdict(target, files, graphs, folder, reference) for target in context.targets
+        _verdict(target, files, graphs, folder, references) for target in context.targets
     ]
     write_json(context.out / "profile.json", {"files": measured, "targets": verdicts})
     fitting = sum(bool(verdict["chosen"]) for verdict in verdicts)
@@ -59,7 +62,7 @@ def _verdict(
     files: list[dict[str, Any]],
     graphs: dict[str, FileGraph],
     folder: Path,
-    reference: float,
+    references: dict[str, float],
 ) -> dict[str, Any]:
     """Judge all files for one target and choose one."""
     verdicts = [
@@ -70,21 +73,27 @@ def _verdict(
                 target,
                 scheme=entry["scheme"],
                 top1=entry["parity"]["top1"]["value"],
-                reference_top1=reference,
+                **references,
             ),
             target,
         )
         for entry in files
     ]
     choice = choose(verdicts)
+    nearest = min(verdicts, key=lambda verdict: len(verdict.failed), default=None)
     return {
         "id": target.id,
         "name": target.name,
         "chosen": choice.file,
-        "why": choice.reason if choice.file else _nearest(verdicts),
+        "nearest": nearest.candidate.file if nearest and not choice.file else None,
+        "why": choice.reason if choice.file else _distance(nearest),
         "files": [_row(verdict) for verdict in verdicts],
         "lost": {loss.file: loss.reason for loss in choice.lost},
     }
+
+
+def _test_accuracy(context: Context, stage: str) -> float:
+    return float(read_json(context.inputs[stage] / "stage.json")["metrics"]["test_accuracy"])
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:
@@ -103,11 +112,10 @@ def _dumped(measure: Any) -> Any:
     return measure.model_dump(mode="json") if measure else None
 
 
-def _nearest(verdicts: list[Verdict]) -> str:
+def _distance(nearest: Verdict | None) -> str:
     """Say what stands between the nearest file and the target."""
-    if not verdicts:
+    if not nearest:
         return "There is no file to offer."
-    nearest = min(verdicts, key=lambda verdict: len(verdict.failed))
     limits = "; ".join(
         f"{c.name}: {c.figure}, limit {c.limit}. {c.remedy}" for c in nearest.failed
     )

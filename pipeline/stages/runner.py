@@ -20,6 +20,7 @@ from pipeline.core.target import Target
 from pipeline.core.wanted import wanted
 from pipeline.stages import STAGES, Stage, check_order, named
 from pipeline.stages.context import Context, Shared
+from pipeline.stages.sources import code
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -93,6 +94,7 @@ class Runner:
         with self.dir.lock(), _told_if_full(self.dir.path):
             artifacts, executed = self._run_stages(last, fresh=fresh)
             if until:
+                self._warn_of_old_report(artifacts)
                 return Run(self.dir.path, artifacts, {}, executed)
             report = self._report(artifacts, rewrite=bool(executed))
         return Run(self.dir.path, artifacts, report, executed)
@@ -100,19 +102,20 @@ class Runner:
     def _run_stages(self, last: str, *, fresh: bool) -> tuple[dict[str, Artifact], list[str]]:
         artifacts: dict[str, Artifact] = {}
         executed = []
+        parent: Artifact | None = None
         context = Context(self.recipe, self.targets, self.reporter, Shared(self.recipe))
         if not self._recipe_file.is_file():
             self._save_recipe()
         for number, stage in enumerate(STAGES, 1):
             key = self.key(number)
             found = None if fresh else self.dir.finished(number, stage.name, key)
-            if found:
+            if found and found.follows(parent):
                 self.reporter.stage(number, stage.name, str(found.metrics["summary"]), None)
             else:
-                found = self._execute(number, stage, key, context, fresh=fresh)
+                found = self._execute(number, stage, key, context, parent, fresh=fresh)
                 executed.append(stage.name)
                 self._save_recipe()
-            artifacts[stage.name] = found
+            artifacts[stage.name] = parent = found
             if stage.name == last:
                 break
         self._save_recipe()
@@ -128,7 +131,7 @@ class Runner:
                     "recipe": self.recipe.part(stage.recipe),
                     "sources": self._sources,
                     "targets": self._of_targets(stage),
-                    "code": _code(stage.rooms),
+                    "code": code(stage.name, _PACKAGE),
                     "parent": self.key(number - 1) if number > 1 else None,
                 }
             )
@@ -142,7 +145,14 @@ class Runner:
         return None
 
     def _execute(
-        self, number: int, stage: Stage, key: str, context: Context, *, fresh: bool
+        self,
+        number: int,
+        stage: Stage,
+        key: str,
+        context: Context,
+        parent: Artifact | None,
+        *,
+        fresh: bool,
     ) -> Artifact:
         folder = self.dir.open_partial(
             number, stage.name, key, resumable=stage.resumable and not fresh
@@ -159,7 +169,7 @@ class Runner:
                 kind=stage.produces,
                 files=self.dir.files(number, stage.name),
                 metrics=metrics,
-                provenance=self._provenance(number, stage, key, seconds),
+                provenance=self._provenance(stage, key, parent, seconds),
             )
             self.dir.commit(number, stage.name, artifact)
         except KeyboardInterrupt:
@@ -170,11 +180,14 @@ class Runner:
         self.reporter.stage(number, stage.name, str(metrics["summary"]), seconds)
         return artifact
 
-    def _provenance(self, number: int, stage: Stage, key: str, seconds: float) -> Provenance:
+    def _provenance(
+        self, stage: Stage, key: str, parent: Artifact | None, seconds: float
+    ) -> Provenance:
         return Provenance(
             stage=stage.name,
             key=key,
-            parent=self.key(number - 1) if number > 1 else None,
+            parent=parent.provenance.key if parent else None,
+            parent_record=parent.digest if parent else None,
             parameters=self.recipe.part(stage.recipe),
             seed=self.recipe.seed,
             git_commit=git_commit(_PACKAGE),
@@ -194,19 +207,36 @@ class Runner:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
 
+    def _warn_of_old_report(self, artifacts: dict[str, Artifact]) -> None:
+        """Say from which stage on the report is of results that were replaced."""
+        reported = self._old_report().get("keys", {})
+        names = [stage.name for stage in STAGES]
+        for name, artifact in artifacts.items():
+            if reported and reported.get(name) != artifact.provenance.key:
+                old = ", ".join(names[names.index(name) :])
+                self.reporter.warn(
+                    f"the report in {self.dir.path} describes the previous results of {old}; "
+                    f"`pare run {self.dir.path}` renews it."
+                )
+                return
+
     def _report(self, artifacts: dict[str, Artifact], *, rewrite: bool) -> dict[str, Any]:
-        path = self.dir.path / "report.json"
         keys = {name: artifact.provenance.key for name, artifact in artifacts.items()}
         whole = all(
             (self.dir.path / f"report.{suffix}").is_file() for suffix in ("html", "md")
         )
-        if not rewrite and whole and path.is_file():
-            report: dict[str, Any] = read_json(path)
-            if report.get("keys") == keys:
-                return report
+        old = self._old_report()
+        if not rewrite and whole and old.get("keys") == keys:
+            return old
         from pipeline.report import write
 
         return write(self.dir.path)
+
+    def _old_report(self) -> dict[str, Any]:
+        try:
+            return dict(read_json(self.dir.path / "report.json"))
+        except (OSError, ValueError, TypeError):  # none yet, or harmed: it is written again
+            return {}
 
 
 @contextmanager
@@ -227,19 +257,20 @@ def demand_fit(report: dict[str, Any]) -> None:
     """Refuse a report in which a target has no file that fits.
 
     Raises:
-        OverBudget: names the target, and of its nearest file the limit and the figure.
+        OverBudget: a line for each such target, with every limit that its nearest file
+            breaks.
     """
     broken = [entry for entry in report.get("targets", []) if not entry["chosen"]]
     if broken:
-        lines = [f"{entry['id']}: no file fits. {entry['why']}" for entry in broken]
-        raise OverBudget("\n".join(lines))
+        raise OverBudget("\n".join(_refusal(entry) for entry in broken))
 
 
-def _code(rooms: tuple[str, ...]) -> str:
-    """Return the digest of the source a stage runs."""
-    found = {}
-    for room in rooms:
-        path = _PACKAGE / room
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            found[str(file.relative_to(_PACKAGE))] = file.read_text(encoding="utf-8")
-    return digest(found)
+def _refusal(target: dict[str, Any]) -> str:
+    nearest = [row for row in target["files"] if row["file"] == target["nearest"]]
+    limits = [
+        f"{check['name'].partition(' (')[0]} {check['figure']}, limit {check['limit']}"
+        for row in nearest
+        for check in row["checks"]
+        if check["passed"] is False
+    ]
+    return f"{target['id']}: no file fits ({'; '.join(limits) or 'there is none'})"

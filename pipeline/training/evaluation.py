@@ -7,20 +7,18 @@ from torch import Tensor, nn
 
 from pipeline.data import Dataset, Split
 
-_BATCH = 512
-
 
 def accuracy(model: nn.Module, split: Split, data: Dataset) -> float:
     """Return the top-1 accuracy on a split, in [0, 1]."""
-    outputs = logits(model, data.normalise(split.images))
+    outputs = logits(model, split.images, data)
     return float((outputs.argmax(1) == split.labels).double().mean())
 
 
 @torch.no_grad()
-def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the outputs ``[n, classes]`` on the CPU for normalised images, in batches."""
+def logits(model: nn.Module, images: Tensor, data: Dataset) -> Tensor:
+    """Return the outputs ``[n, classes]`` on the CPU for uint8 images of a data set."""
     training = model.training
     device = next(model.parameters()).device
-    parts = [model.eval()(batch.to(device)).cpu() for batch in images.split(_BATCH)]
+    parts = [model.eval()(batch.to(device)).cpu() for batch in data.batches(images)]
     model.train(training)
     return torch.cat(parts)

@@ -78,7 +78,7 @@ def _fabric(options: TrainOptions) -> Fabric:
             accelerator=options.accelerator,
             devices=options.devices,
             strategy=options.strategy,
-            precision=options.precision,  # type: ignore[arg-type]  # checked by Fabric itself
+            precision=options.precision,
         )
     except Exception as error:  # refused in many ways, by each part of it
         asked = ", ".join(

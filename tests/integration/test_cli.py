@@ -1,6 +1,7 @@
 """The command line: it answers at once, says what there is, and ends with the right code."""
 
 import importlib
+import json
 import shutil
 import statistics
 import subprocess
@@ -255,8 +256,13 @@ def test_a_target_that_nothing_fits_ends_with_the_table_and_code_three(made, tmp
     assert "model.float32.onnx" in roomy.stdout
     tight = pare("run", str(out), "--target", str(tmp_path / "tight.toml"))
     assert tight.exit_code == 3
-    assert tight.stderr.startswith("error: tight: no file fits.")
-    assert "limit 0.0001 MB" in tight.stderr
+    (line,) = tight.stderr.splitlines()
+    assert line.startswith("error: tight: no file fits (file size ")
+    assert line.endswith(" MB, limit 0.0001 MB)")
+    (shown,) = [line for line in tight.stdout.splitlines() if line.startswith(" tight ")]
+    assert "nearest: model.float32.onnx" in shown
+    assert "not predictable" in shown
+    assert " MB " in shown
     assert "Targets" in tight.stdout
     assert tight.stdout.count("skipped") == 5  # only the verdicts are new
     assert (out / "report.html").is_file()
@@ -266,6 +272,59 @@ def test_a_target_that_nothing_fits_ends_with_the_table_and_code_three(made, tmp
         run_recipe(str(out / "recipe.toml"), out=out)
     rewritten = pare("report", str(out))
     assert rewritten.stdout.strip().endswith("report.html")
+    stays = stage_hashes(out)
+    alone = pare("train", str(out), "--set", "train.epochs=1")
+    assert f"warning: the report in {out} describes the previous" in alone.stdout
+    assert stage_hashes(out).keys() == stays.keys()
+    stale = pare("report", str(out))
+    assert stale.exit_code == 2
+    said = "stage 'prune' is stale: it was made from an earlier result of 'train'"
+    assert said in stale.stderr
+    assert f"`pare run {out}`" in stale.stderr
+
+
+def test_a_file_is_judged_by_the_trained_and_by_the_compact_network(
+    made, tmp_path, monkeypatch
+):
+    from pipeline.profilers.verdict import judge
+
+    seen = []
+
+    def noted(candidate, target):
+        seen.append((candidate.reference_top1, candidate.compact_top1))
+        return judge(candidate, target)
+
+    out = shutil.copytree(made, tmp_path / "run")
+    path = tmp_path / "roomy.toml"
+    path.write_text(ONNX_ONLY.format(name="roomy", limit=1.0))
+    pare("compact", str(out))
+    record = json.loads((out / "3-compact" / "stage.json").read_text())
+    record["metrics"]["test_accuracy"] = 0.123
+    (out / "3-compact" / "stage.json").write_text(json.dumps(record))
+    monkeypatch.setattr("pipeline.stages.profile.judge", noted)
+    assert pare("profile", str(out), "--target", str(path)).exit_code == 0
+    trained = json.loads((out / "1-train" / "stage.json").read_text())["metrics"]
+    assert seen == [(trained["test_accuracy"], 0.123)]
+
+
+def test_each_problem_is_a_line_that_says_so(tmp_path):
+    path = tmp_path / "two.toml"
+    path.write_text('[model]\nname = "conv2"\n[data]\nname = "digits"\n[budgt]\n[trian]\n')
+    result = pare("run", str(path))
+    assert result.exit_code == 2
+    assert [line[:7] for line in result.stderr.splitlines()] == ["error: ", "error: "]
+
+
+def test_a_path_to_nothing_is_said_to_be_one(tmp_path):
+    result = pare("export", str(tmp_path / "nosuch"))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {tmp_path}/nosuch is no folder and no file. Give")
+
+
+def test_the_beginning_of_a_target_offers_it():
+    result = pare("targets", "show", "rasp")
+    assert result.exit_code == 2
+    assert "no target named 'rasp'. Did you mean 'raspberry-pi-4b'?" in result.stderr
 
 
 def test_the_report_of_what_is_no_run_is_refused(tmp_path):

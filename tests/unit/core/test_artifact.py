@@ -65,3 +65,23 @@ def test_the_commit_is_that_of_the_checkout_or_none(tmp_path, monkeypatch):
     found = git_commit(tmp_path)
     assert found is not None
     assert len(found) == 40
+
+
+def test_an_artifact_follows_the_very_execution_it_was_made_from():
+    parent = _made("train", "p", None)
+    heir = _made("prune", "h", "p", parent_record=parent.digest)
+    assert heir.follows(parent)
+    assert parent.follows(None)
+    assert not heir.follows(None)
+    assert not parent.follows(heir)
+    again = parent.model_copy(update={"metrics": {"seconds": 2}})
+    assert not heir.follows(again)  # the same key, another execution
+    assert not heir.follows(_made("train", "q", None))
+
+
+def _made(stage, key, parent, **more):
+    provenance = Provenance(
+        stage=stage, key=key, parent=parent, parameters={}, seed=0, git_commit=None,
+        versions={}, seconds=1, finished_utc="", **more,
+    )  # fmt: skip
+    return Artifact(kind=stage, files={}, metrics={}, provenance=provenance)

@@ -79,6 +79,13 @@ def test_an_override_into_a_value_is_refused_with_the_whole_text():
             "train.schedule=cosin",
             r"train.schedule = 'cosin': .*'cosine', 'step' or 'constant'",
         ),
+        *(
+            (
+                f"train.precision={precision}",
+                rf"train.precision = '{precision}': .*'32-true', '16-mixed' or 'bf16-mixed'",
+            )
+            for precision in ("bf16-true", "16-true", "64-true", "12-true")
+        ),
         ("train.epochs=0", "train.epochs = 0: .*greater than or equal to 1"),
         ("seed=-1", "seed = -1"),
         ("name=a/b", "name = 'a/b'"),
@@ -92,7 +99,9 @@ def test_what_is_not_allowed_is_refused_with_file_key_and_value(override, messag
 def test_an_unknown_recipe_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(PareError, match=r"no recipe named 'quikstart'. Did you mean 'quickst"):
         Recipe.load("quikstart")
-    with pytest.raises(PareError, match="no recipe named"):
+    with pytest.raises(PareError, match=r"none is no folder and no file\. Give the folder of"):
+        Recipe.load(tmp_path / "none")
+    with pytest.raises(PareError, match=r"a folder, not a recipe\. .*ships: cifar10, quickst"):
         Recipe.load(tmp_path)
     with pytest.raises(PareError, match=r"no file at .*none\.toml"):
         Recipe.load(tmp_path / "none.toml")

@@ -88,13 +88,13 @@ def test_a_commit_replaces_what_was_there(run):
     assert [p.name for p in run.path.iterdir()] == ["1-train"]
 
 
-def test_a_commit_forgets_the_heirs_of_what_it_replaces_and_keeps_the_ancestors(run):
+def test_a_commit_leaves_all_other_stages_where_they_are(run):
     for number, stage in enumerate(["train", "prune", "compact"], 1):
         finish(run, number, stage)
-    finish(run, 2, "prune")
-    assert run.finished(1, "train") is not None
-    assert run.finished(2, "prune") is not None
-    assert run.finished(3, "compact") is None
+    finish(run, 2, "prune", key="new")
+    assert run.finished(1, "train", "k") is not None
+    assert run.finished(2, "prune", "new") is not None
+    assert run.finished(3, "compact", "k") is not None
 
 
 def test_until_the_last_rename_the_older_result_stays(run, monkeypatch):

@@ -58,6 +58,24 @@ def test_an_image_is_shifted_into_black_and_nothing_else():
     assert seen == {(row, column) for row in range(3) for column in range(3)}
 
 
+@pytest.mark.parametrize("flip", [True, False])
+def test_augmented_and_normalised_images_can_be_viewed(flip):
+    before = images(4, 3, 4, 4)
+    assert Augmentation(1, flip)(before, generator()).view(4, -1).shape == (4, 48)
+    whole = Split(before, torch.zeros(4, dtype=torch.long))
+    data = Dataset("own", ["a"], whole, whole, whole, [0.0] * 3, [1.0] * 3)
+    channels_last = before.to(memory_format=torch.channels_last)
+    assert data.normalise(channels_last).view(4, -1).shape == (4, 48)
+
+
+def test_a_split_is_normalised_a_batch_at_a_time():
+    whole = Split(images(1030), torch.zeros(1030, dtype=torch.long))
+    data = Dataset("own", ["a"], whole, whole, whole, [0.5], [0.25])
+    parts = list(data.batches(whole.images))
+    assert [len(part) for part in parts] == [512, 512, 6]
+    assert torch.equal(torch.cat(parts), data.normalise(whole.images))
+
+
 def test_an_image_is_mirrored_left_to_right_half_of_the_time():
     row = torch.tensor([[1, 2, 3]], dtype=torch.uint8).expand(1000, 1, 1, 3)
     out = Augmentation(flip=True)(row, generator())

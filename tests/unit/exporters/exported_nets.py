@@ -72,7 +72,7 @@ def reference(model: nn.Module, images: np.ndarray) -> np.ndarray:
 def judge(path: Path, dtype: str, images: np.ndarray, logits: np.ndarray) -> Parity:
     return compare(
         open_model(path),
-        images,
+        [images],
         logits.argmax(1),
         logits,
         dtype=dtype,

@@ -42,13 +42,37 @@ LABELS = np.array([0, 1, 2, 0])
 def judge(logits: np.ndarray, dtype: str = "fp32", step: float | None = None):
     return compare(
         Fixed(logits.astype(np.float32), step),
-        IMAGES,
+        [IMAGES],
         LABELS,
         REFERENCE,
         dtype=dtype,
         max_float_difference=1e-4,
         min_agreement=0.8,
     )
+
+
+class Counting(Fixed):
+    """An engine that gives its next logits, as many as it is fed images."""
+
+    def __init__(self, logits: np.ndarray) -> None:
+        super().__init__(logits)
+        self.fed: list[int] = []
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        start = sum(self.fed)
+        self.fed.append(len(images))
+        return self._logits[start : sum(self.fed)]
+
+
+@pytest.mark.parametrize("excess", [0.00095, 0.0011])
+def test_batches_are_judged_like_one(excess: float) -> None:
+    logits = REFERENCE.copy()
+    logits[3, 2] += excess  # in the last batch
+    engine = Counting(logits)
+    limits = {"dtype": "fp32", "max_float_difference": 1e-4, "min_agreement": 0.8}
+    parts = (IMAGES[:3], IMAGES[3:])
+    assert compare(engine, iter(parts), LABELS, REFERENCE, **limits) == judge(logits)
+    assert engine.fed == [3, 1]
 
 
 def test_the_same_outputs_pass() -> None:
@@ -121,8 +145,8 @@ def test_accuracy_carries_n_and_interval() -> None:
 def test_arrays_that_do_not_belong_together_are_refused() -> None:
     limits = {"dtype": "fp32", "max_float_difference": 1e-4, "min_agreement": 0.9}
     with pytest.raises(PareError, match="4 images, 3 labels and 4 reference rows"):
-        compare(Fixed(REFERENCE), IMAGES, LABELS[:3], REFERENCE, **limits)
+        compare(Fixed(REFERENCE), [IMAGES], LABELS[:3], REFERENCE, **limits)
     with pytest.raises(PareError, match="0 images"):
-        compare(Fixed(REFERENCE), IMAGES[:0], LABELS[:0], REFERENCE[:0], **limits)
+        compare(Fixed(REFERENCE), [], LABELS[:0], REFERENCE[:0], **limits)
     with pytest.raises(PareError, match="They are not the same network"):
-        compare(Fixed(REFERENCE[:, :2]), IMAGES, LABELS, REFERENCE, **limits)
+        compare(Fixed(REFERENCE[:, :2]), [IMAGES], LABELS, REFERENCE, **limits)

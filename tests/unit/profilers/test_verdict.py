@@ -225,6 +225,39 @@ def test_a_bound_can_refuse_and_never_approve():
     assert "even the lower bound breaks the limit" in refused.why
 
 
+@pytest.mark.parametrize(
+    ("dtype", "compact", "cause", "remedy"),
+    [
+        ("int8", 0.83, "pruning cost 4.5 points, quantization 1", "keep more weights or"),
+        ("int8", 0.87, "quantization cost 5 points, pruning 0.5", "calibrate on more images"),
+        ("fp32", 0.82, "pruning cost 5.5 points, export 0", "keep more weights or train long"),
+        ("fp32", 0.87, "export cost 5 points, pruning 0.5", "export.max_float_difference"),
+    ],
+)
+def test_a_drop_names_its_larger_cause_and_what_helps_against_it(
+    dtype, compact, cause, remedy
+):
+    file = candidate(top1=0.82, compact_top1=compact, dtype=dtype)
+    found = check("accuracy drop", judge(file, CAMERA))
+    assert found.passed is False
+    assert found.why == (
+        "5.5 points against a limit of 3.5 points, 2 points over; top-1 82.00%, of the "
+        f"trained network 87.50%; {cause}"
+    )
+    assert remedy in found.remedy
+    others = {"keep more weights", "calibrate", "max_float"} - {
+        one for one in ("keep more weights", "calibrate", "max_float") if one in remedy
+    }
+    assert not any(other in found.remedy for other in others)
+
+
+def test_a_drop_within_the_limit_needs_no_cause():
+    found = check("accuracy drop", judge(candidate(compact_top1=0.5), CAMERA))
+    assert found.passed is True
+    assert found.why.endswith("top-1 87.00%, of the trained network 87.50%")
+    assert not found.remedy
+
+
 def test_what_was_not_measured_is_unknown_and_not_a_zero():
     verdict = judge(candidate(predicted=None, bound=None, top1=None), CAMERA)
     assert [c.name for c in verdict.unknown] == ["latency", "accuracy drop"]

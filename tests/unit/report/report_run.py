@@ -136,17 +136,20 @@ def targets():
     lost = {other: "top-1 80.00% is 7.50 points below."}
     return [
         {
-            "id": "board", "name": "A board", "chosen": good, "why": "best of 2 files.",
+            "id": "board", "name": "A board", "chosen": good, "nearest": None,
+            "why": "best of 2 files.",
             "files": [row(good, [size], predicted, bound), row(other, [size], None, bound)],
             "lost": lost,
         },
         {
-            "id": "phone", "name": "A phone", "chosen": good, "why": "best of 2 files.",
+            "id": "phone", "name": "A phone", "chosen": good, "nearest": None,
+            "why": "best of 2 files.",
             "files": [row(good, [size, open_], None, bound), row(other, [size, slow])],
             "lost": {other: "latency: too slow."},
         },
         {
-            "id": "chip", "name": "A chip", "chosen": None, "why": "Nearest is something.",
+            "id": "chip", "name": "A chip", "chosen": None, "nearest": other,
+            "why": "Nearest is something.",
             "files": [row(good, [slow, dtype]), row(other, [slow])],
             "lost": {good: "latency: too slow (and 1 more).", other: "latency: too slow."},
         },
@@ -253,25 +256,28 @@ def write_run(folder: Path, found: dict | None = None, stages=STAGES) -> Path:
     found = found or records()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(tomli_w.dumps(found["recipe"]), encoding="utf-8")
-    run = RunDir(folder)
+    run, parent = RunDir(folder), None
     for number, stage in enumerate(STAGES, 1):
         if stage not in stages:
             continue
         partial = run.open_partial(number, stage, f"{number}" * 64, resumable=False)
         for name, content in found["beside"].get(stage, {}).items():
             (partial / name).write_text(json.dumps(content), encoding="utf-8")
-        run.commit(number, stage, _artifact(number, stage, found, run))
+        parent = _artifact(number, stage, found, run, parent)
+        run.commit(number, stage, parent)
     return folder
 
 
-def _artifact(number, stage, found, run):
+def _artifact(number, stage, found, run, parent):
     return Artifact(
         kind=stage,
         files=run.files(number, stage),
         metrics={"summary": f"did {stage}"} | found[stage],
         provenance=Provenance(
-            stage=stage, key=f"{number}" * 64, parent=None, parameters={}, seed=5,
-            git_commit=None, versions=VERSIONS, seconds=1.5 * number,
+            stage=stage, key=f"{number}" * 64,
+            parent=parent.provenance.key if parent else None,
+            parent_record=parent.digest if parent else None,
+            parameters={}, seed=5, git_commit=None, versions=VERSIONS, seconds=1.5 * number,
             finished_utc=f"2026-01-0{number}T00:00:00+00:00",
         ),
     )  # fmt: skip

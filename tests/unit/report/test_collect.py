@@ -80,6 +80,23 @@ def test_a_damaged_stage_is_refused(tmp_path):
         collect(folder)
 
 
+@pytest.mark.parametrize("number", range(1, len(STAGES)))
+@pytest.mark.parametrize("what", ["parent", "parent_record"])
+def test_a_stage_of_another_chain_is_refused_with_the_command_that_renews_it(
+    tmp_path, number, what
+):
+    folder = write_run(tmp_path / "run")
+    path = folder / f"{number + 1}-{STAGES[number]}" / "stage.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["provenance"][what] = "f" * 64
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(PareError) as error:
+        collect(folder)
+    assert f"stage '{STAGES[number]}' is stale" in str(error.value)
+    assert f"an earlier result of '{STAGES[number - 1]}'" in str(error.value)
+    assert f"`pare run {folder}`" in str(error.value)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(PareError, match=r"no recipe\.toml"):
         collect(tmp_path)

@@ -198,14 +198,19 @@ def test_without_targets_it_says_so(tmp_path):
 
 def test_a_target_without_any_file_to_judge(tmp_path):
     found = records()
-    target = targets()[2] | {"files": [], "lost": {}, "why": "There is no file to offer."}
+    target = targets()[2] | {
+        "files": [],
+        "nearest": None,
+        "lost": {},
+        "why": "There is no file to offer.",
+    }
     found["beside"]["profile"]["profile.json"] = {"files": [], "targets": [target]}
     shown, text = both(collected(tmp_path, found))
     assert "There was no file to judge." in shown
     assert "There is no file to offer." in text
 
 
-def test_the_nearest_file_is_the_one_that_breaks_the_fewest_limits():
+def test_the_nearest_file_is_the_one_that_profile_named():
     assert verdicts.nearest(targets()[2]) == "model.int8.tflite"
     assert verdicts.nearest(targets()[0]) == "model.float32.onnx"
 

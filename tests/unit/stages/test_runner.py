@@ -7,11 +7,11 @@ import pytest
 from fast_run import FAST, run_fast, stage_hashes
 
 from pipeline import run as run_recipe
-from pipeline.core.errors import Interrupted, PareError
+from pipeline.core.errors import Interrupted, OverBudget, PareError
 from pipeline.core.recipe import Recipe
-from pipeline.core.rundir import read_json
+from pipeline.core.rundir import read_json, write_json
 from pipeline.stages import STAGES, Stage, check_order, named, runner
-from pipeline.stages.runner import Quiet, Runner
+from pipeline.stages.runner import Quiet, Runner, demand_fit
 from pipeline.stages.terminal import Terminal
 
 NAMES = ["train", "prune", "compact", "quantize", "export", "profile"]
@@ -40,8 +40,8 @@ def test_the_stages_are_these_in_this_order_and_it_holds():
 
 
 def test_an_order_in_which_a_stage_finds_nothing_is_refused():
-    first = Stage("first", (), "a", (), ())
-    second = Stage("second", ("a",), "b", (), ())
+    first = Stage("first", (), "a", ())
+    second = Stage("second", ("a",), "b", ())
     check_order((first, second))
     with pytest.raises(PareError, match="stage 'second' needs a a, which no earlier stage"):
         check_order((second, first))
@@ -76,39 +76,21 @@ def test_a_changed_parameter_executes_exactly_its_stage_and_the_heirs(out, overr
 
 
 @pytest.mark.parametrize(
-    ("room", "executed"),
+    ("file", "executed"),
     [
-        ("methods", NAMES[:4]), ("graph", NAMES[1:4]), ("stages/compact.py", NAMES[2:4]),
-        ("quantizers", ["quantize"]), ("exporters", []),
+        ("core/budget.py", NAMES[:4]), ("graph/trace.py", NAMES[:4]),
+        ("stages/compact.py", NAMES[2:4]), ("quantizers/int8.py", ["quantize"]),
+        ("exporters/parity.py", []), ("report/tables.py", []), ("stages/runner.py", []),
     ],
 )  # fmt: skip
 def test_changed_code_executes_exactly_the_stages_that_run_it(
-    out, monkeypatch, room, executed
+    out, tmp_path, monkeypatch, file, executed
 ):
-    digest = runner._code
-    monkeypatch.setattr(
-        runner, "_code", lambda rooms: digest(rooms) + ("changed" if room in rooms else "")
-    )
+    package = shutil.copytree(runner._PACKAGE, tmp_path / "pipeline")
+    with (package / file).open("a") as opened:
+        opened.write("\n# changed\n")
+    monkeypatch.setattr(runner, "_PACKAGE", package)
     assert run_fast(out, until="quantize").executed == executed
-
-
-def test_the_digest_of_code_follows_its_text(tmp_path, monkeypatch):
-    (tmp_path / "room").mkdir()
-    (tmp_path / "room" / "a.py").write_text("x = 1")
-    (tmp_path / "single.py").write_text("y = 1")
-    monkeypatch.setattr(runner, "_PACKAGE", tmp_path)
-    seen = [runner._code(("room", "single.py"))]
-    (tmp_path / "room" / "a.py").write_text("x = 2")
-    seen.append(runner._code(("room", "single.py")))
-    (tmp_path / "single.py").write_text("y = 2")
-    seen.append(runner._code(("room", "single.py")))
-    assert len(set(seen)) == 3
-
-
-def test_every_room_a_stage_names_is_there():
-    for stage in STAGES:
-        for room in stage.rooms:
-            assert (runner._PACKAGE / room).exists(), f"{stage.name}: {room}"
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -249,16 +231,58 @@ def test_a_run_can_be_started_from_python(tmp_path, capsys):
     assert "1 train      skipped  reparam: 1 epochs" in capsys.readouterr().out
 
 
-def test_a_network_without_any_path_to_its_output_is_warned_of(tmp_path):
-    """Four weights cannot connect five layers; what is left is a constant, and is proved."""
+def told(out, *overrides, until):
+    """Run the fast recipe; return what came of it and what the user was warned of."""
     said = []
 
     class Listening(Quiet):
         def warn(self, text):
             said.append(text)
 
-    recipe = Recipe.load("quickstart", [*FAST, "budget.weights=0.005"])
-    result = Runner(recipe, tmp_path / "run", Listening()).run(until="compact")
+    recipe = Recipe.load("quickstart", [*FAST, *overrides])
+    return Runner(recipe, out, Listening()).run(until=until), said
+
+
+def test_a_stage_alone_leaves_the_files_of_later_stages_and_says_the_report_is_old(out):
+    keys = {
+        name: read_json(out / f"{number}-{name}" / "stage.json")["provenance"]["key"]
+        for number, name in enumerate(NAMES[:4], 1)
+    }
+    write_json(out / "report.json", {"keys": keys})
+    before = stage_hashes(out)
+    result, said = told(out, until="quantize")
+    assert (result.executed, said) == ([], [])  # the report is of these very results
+    result, said = told(out, "train.epochs=1", until="train")
+    assert result.executed == ["train"]
+    (text,) = said
+    assert text == (
+        f"the report in {out} describes the previous results of train, prune, compact, "
+        f"quantize, export, profile; `pare run {out}` renews it."
+    )
+    after = stage_hashes(out)
+    later = [name for name in before if not name.startswith("1-train")]
+    assert later
+    assert {name: after[name] for name in later} == {name: before[name] for name in later}
+    result, said = told(out, "train.epochs=1", "method.mixing=0", until="prune")
+    assert [text.partition("results of ")[2][:13] for text in said] == ["train, prune,"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_harmed_report_warns_of_nothing(out, content):
+    (out / "report.json").write_text(content)
+    assert told(out, "train.epochs=1", until="train")[1] == []
+
+
+def test_what_an_earlier_execution_under_the_same_key_left_is_not_believed(out):
+    """Killed right after training again: the heirs are whole, but of another training."""
+    assert run_fast(out, until="train", fresh=True).executed == ["train"]
+    assert run_fast(out, until="quantize").executed == NAMES[1:4]
+    assert run_fast(out, until="quantize").executed == []
+
+
+def test_a_network_without_any_path_to_its_output_is_warned_of(tmp_path):
+    """Four weights cannot connect five layers; what is left is a constant, and is proved."""
+    result, said = told(tmp_path / "run", "budget.weights=0.005", until="compact")
     assert result.artifacts["prune"].metrics["kept_weights"] == 4
     assert result.artifacts["prune"].metrics["effective_weights"] == 0
     assert ["disconnected" in text for text in said] == [True]
@@ -290,6 +314,28 @@ def test_a_target_that_is_unknown_is_refused_before_anything_is_made(tmp_path):
     with pytest.raises(PareError, match="no target named 'nowhere'"):
         Runner(recipe, tmp_path / "run", Quiet())
     assert not (tmp_path / "run").exists()
+
+
+def test_each_target_that_nothing_fits_is_refused_in_one_line():
+    row = {
+        "file": "a.onnx",
+        "checks": [
+            {"name": "dtype", "figure": "fp32", "limit": "int8", "passed": False},
+            {"name": "peak RAM (device)", "figure": "3 MB", "limit": "2 MB", "passed": False},
+            {"name": "latency", "figure": "1 ms", "limit": "2 ms", "passed": True},
+            {"name": "batch", "figure": None, "limit": "1", "passed": None},
+        ],
+    }
+    good = {"id": "good", "chosen": "a.onnx", "nearest": None, "files": [row]}
+    chip = {"id": "chip", "chosen": None, "nearest": "a.onnx", "files": [row]}
+    bare = {"id": "bare", "chosen": None, "nearest": None, "files": []}
+    demand_fit({"targets": [good]})
+    with pytest.raises(OverBudget) as error:
+        demand_fit({"targets": [good, chip, bare]})
+    assert str(error.value).splitlines() == [
+        "chip: no file fits (dtype fp32, limit int8; peak RAM 3 MB, limit 2 MB)",
+        "bare: no file fits (there is none)",
+    ]
 
 
 def _interrupt(*args):

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.core.budget import Budget
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import Choice
+from pipeline.data import Augmentation, Dataset, Split
 from pipeline.methods import Method, create
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.evaluation import accuracy, logits
@@ -261,11 +262,11 @@ def test_the_method_is_asked_after_each_step_and_epoch():
 
 
 def test_logits_leave_the_mode_of_the_network_and_do_not_depend_on_batches(monkeypatch):
-    model, images = conv_net().train(), digits().normalise(digits().test.images)
-    whole = logits(model, images)
+    model, images = conv_net().train(), digits().test.images
+    whole = logits(model, images, digits())
     assert model.training
-    monkeypatch.setattr("pipeline.training.evaluation._BATCH", 7)
-    assert torch.allclose(logits(model, images), whole, atol=1e-6)
+    monkeypatch.setattr("pipeline.data._BATCH", 7)
+    assert torch.allclose(logits(model, images, digits()), whole, atol=1e-6)
     assert not whole.requires_grad
 
 
@@ -283,9 +284,54 @@ def test_accuracy_is_the_share_of_right_answers():
     assert accuracy(Always(), data.test, data) == 0.5
 
 
+@pytest.mark.parametrize(("batch", "fed"), [(7, [7] * 8 + [4]), (512, [60])])
+def test_never_more_than_a_batch_is_normalised(monkeypatch, batch, fed):
+    seen = []
+    normalise = Dataset.normalise
+
+    def noted(self, images):
+        seen.append(len(images))
+        return normalise(self, images)
+
+    monkeypatch.setattr(Dataset, "normalise", noted)
+    monkeypatch.setattr("pipeline.data._BATCH", batch)
+    accuracy(conv_net(), digits().test, digits())
+    assert seen == fed
+
+
+class LeNet(nn.Module):
+    """A network as users write it: `view` takes no tensor whose channels are last."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3 * 8 * 8, 2)
+
+    def forward(self, x):
+        return self.fc(x.view(-1, 3 * 8 * 8))
+
+
+def test_a_network_that_views_its_images_is_trained_with_augmentation():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    split = Split(pixels, torch.arange(40) % 2)
+    move = Augmentation(shift=1, flip=True)
+    data = Dataset("own", ["a", "b"], split, split, split, [0.5] * 3, [0.3] * 3, move)
+    result = train(LeNet(), method(), data, options(), seed=0)
+    assert [math.isfinite(epoch.task_loss) for epoch in result.history] == [True]
+
+
+def test_a_mixed_precision_trains_and_keeps_the_weights_in_float32():
+    result = trained(epochs=1, precision="bf16-mixed")
+    assert math.isfinite(result.history[0].task_loss)
+    assert {w.dtype for w in result.model.parameters()} == {torch.float32}
+    assert not same_weights(
+        result.model.state_dict(), trained(epochs=1).model.state_dict()
+    )  # it is not float32 under another name
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("accelerator", "bananas"), ("precision", "12-true"), ("strategy", "hope")],
+    [("accelerator", "bananas"), ("strategy", "hope")],
 )
 def test_hardware_that_is_not_there_is_refused_by_its_option(name, value):
     with pytest.raises(PareError, match=rf"cannot train with .*train\.{name} = '{value}'"):
