@@ -49,7 +49,9 @@ golden: setup ## rewrite the golden files and show what changed
 	git --no-pager diff --stat tests/golden
 
 results: setup ## make the tables under benchmarks/results again
+	$(BIN)/pare run
 	$(BIN)/python benchmarks/quickstart_methods.py
+	$(BIN)/python benchmarks/readme_tables.py
 
 wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
