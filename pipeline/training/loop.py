@@ -173,15 +173,13 @@ class _Loop:
     ) -> tuple[float, float]:
         """Run one pass over the training split; return mean task and budget loss."""
         wrapped.train()
-        batches = list(self._batches())
-        sums = torch.zeros(2)
-        for step, (images, labels) in enumerate(batches):
-            progress = (epoch + step / len(batches)) / phase.epochs
-            outputs = wrapped(images.to(self.fabric.device))
+        device, steps = self.fabric.device, self._steps()
+        task_sum, budget_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+        for step, (images, labels) in enumerate(self._batches()):
+            progress = (epoch + step / steps) / phase.epochs
+            outputs = wrapped(images.to(device))
             task = F.cross_entropy(
-                outputs,
-                labels.to(self.fabric.device),
-                label_smoothing=self.options.label_smoothing,
+                outputs, labels.to(device), label_smoothing=self.options.label_smoothing
             )
             extra = self.method.loss(model, progress)
             self.fabric.backward(task if extra is None else task + extra)
@@ -189,14 +187,10 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
             self.method.after_step(model, progress)
-            sums += torch.stack(
-                [
-                    task.detach().cpu(),
-                    torch.zeros(()) if extra is None else extra.detach().cpu(),
-                ]
-            )
-        task_loss, budget_loss = (sums / len(batches)).tolist()
-        return task_loss, budget_loss
+            task_sum += task.detach()
+            if extra is not None:
+                budget_sum += extra.detach()
+        return task_sum.item() / steps, budget_sum.item() / steps
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield augmented, normalised batches; each process takes its share of each batch."""
