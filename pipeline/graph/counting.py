@@ -113,6 +113,20 @@ def prunable(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+def prunable_count(model: nn.Module) -> int:
+    """Return how many weights a budget counts, without computing apparent weights.
+
+    >>> prunable_count(nn.Linear(3, 2))
+    6
+    """
+    latent = {
+        id(weight): weight.numel()
+        for module in model.modules()
+        if isinstance(module, PRUNABLE) and isinstance(weight := _latent(module), Tensor)
+    }
+    return sum(latent.values())
+
+
 def _latent(module: nn.Module) -> object:
     """Return the parameter behind a weight, which may be parametrized."""
     if parametrize.is_parametrized(module, "weight"):

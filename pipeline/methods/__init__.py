@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Choice
 from pipeline.core.record import Record, parse
 from pipeline.graph.counting import PRUNABLE, prunable
+
+P = TypeVar("P", bound=nn.Module)
 
 
 class Phase(Record):
@@ -44,6 +46,8 @@ class Method:
 
     #: Whether the method obeys a budget; one that does not refuses any but the whole.
     prunes: ClassVar[bool] = True
+    #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
+    prunes_after_epochs: ClassVar[bool] = False
 
     def __init__(self, params: Record, budget: Budget) -> None:
         self.params = params
@@ -72,6 +76,14 @@ class Method:
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Act after each epoch."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed training cannot compute anew, by name."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned, after ``attach`` and before the first step."""
+        del state
 
     def cost(self, model: nn.Module) -> float | None:
         """Return what the network spends now, as a fraction of all weights, if soft."""
@@ -132,6 +144,19 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     return bare
 
 
+def attached(model: nn.Module, kind: type[P]) -> Iterator[tuple[str, P, Tensor]]:
+    """Yield name, parametrization and latent weight of each layer that has one of a kind.
+
+    The name is the plain one of the weight, such as ``conv1.weight``.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, PRUNABLE) and parametrize.is_parametrized(module, "weight"):
+            stack: Any = module.parametrizations
+            if isinstance(stack.weight[0], kind):
+                plain_name = f"{name}.weight" if name else "weight"
+                yield plain_name, stack.weight[0], stack.weight.original
+
+
 def top_k(scores: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
     """Keep exactly ``keep`` entries over all tensors together, those of largest score.
 
@@ -170,3 +195,9 @@ def with_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
         owner = bare.get_submodule(name.removesuffix(".weight") if "." in name else "")
         parametrize.register_parametrization(owner, "weight", FixedMask(mask.clone()))
     return bare
+
+
+def hold(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Change the masks of a model that ``with_masks`` made; the loop's own copy."""
+    for name, fixed, _ in attached(model, FixedMask):
+        fixed.mask.copy_(masks[name])

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.record import Record
-from pipeline.graph.counting import prunable
+from pipeline.graph.counting import prunable_count
 from pipeline.methods import Method, Phase, apparent, top_k, with_masks
 
 
@@ -57,6 +57,6 @@ class Magnitude(Method):
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest magnitude, exactly as many as the budget pays for."""
         scores = {name: weight.abs() for name, weight in apparent(model).items()}
-        total = sum(weight.numel() for weight in prunable(model).values())
+        total = prunable_count(model)
         with torch.no_grad():
             return top_k(scores, self.budget.kept(total))

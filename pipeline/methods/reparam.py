@@ -12,8 +12,8 @@ from torch.nn.utils import parametrize
 
 from pipeline.core.budget import Budget
 from pipeline.core.record import Record
-from pipeline.graph.counting import PRUNABLE, prunable
-from pipeline.methods import Method, Phase, apparent, top_k
+from pipeline.graph.counting import PRUNABLE, prunable_count
+from pipeline.methods import Method, Phase, apparent, attached, top_k
 
 
 def h(x: Tensor, t: Tensor, n: int = 4) -> Tensor:
@@ -113,7 +113,7 @@ class Reparam(Method):
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train t at its own rate and without weight decay, which would widen the pit."""
-        widths = {id(pit.t): pit.t for pit in _pits(model)}
+        widths = {id(pit.t): pit.t for _, pit, _ in attached(model, Pit)}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in widths]
         groups: list[dict[str, object]] = [{"params": rest, "lr": lr}]
         if self.params.learn_t:
@@ -136,7 +136,7 @@ class Reparam(Method):
     @torch.no_grad()
     def cost(self, model: nn.Module) -> float:
         """Return the sum of the gates as a fraction of all weights."""
-        return float(_cost(model)) / _total(model)
+        return float(_cost(model)) / prunable_count(model)
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest apparent magnitude, exactly the budget's number."""
@@ -145,25 +145,10 @@ class Reparam(Method):
             return top_k(scores, self._target(model))
 
     def _target(self, model: nn.Module) -> int:
-        return self.budget.kept(_total(model))
-
-
-def _pits(model: nn.Module) -> list[Pit]:
-    return [module for module in model.modules() if isinstance(module, Pit)]
+        return self.budget.kept(prunable_count(model))
 
 
 def _cost(model: nn.Module) -> Tensor:
     """Return the sum of h over all latent weights."""
-    costs = []
-    for module in model.modules():
-        if isinstance(module, PRUNABLE) and parametrize.is_parametrized(module, "weight"):
-            pit = module.parametrizations.weight[0]  # type: ignore[union-attr, index]  # set by register_parametrization
-            latent = module.parametrizations.weight.original  # type: ignore[union-attr]
-            assert isinstance(pit, Pit)
-            assert isinstance(latent, Tensor)
-            costs.append(h(latent, pit.t, pit.n).sum())
+    costs = [h(latent, pit.t, pit.n).sum() for _, pit, latent in attached(model, Pit)]
     return torch.stack(costs).sum()
-
-
-def _total(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in prunable(model).values())

@@ -112,15 +112,27 @@ class _Loop:
         """Train all phases that are left."""
         first = self.resumed.phase if self.resumed else 0
         for number, phase in enumerate(self.phases):
-            model = self.method.attach(model, phase)
+            before, model = model, self.method.attach(model, phase)
             if number >= first:
-                self._train_phase(model, number, phase)
+                resumed = bool(self.resumed) and number == first
+                event = number > 0 and not resumed
+                lost = self._lost(self._accuracy(before), model) if event else None
+                self._train_phase(model, number, phase, lost)
         assert self.best is not None, "a training has at least one epoch"
         final = plain(model).cpu()
         final.load_state_dict(self.best.state)
         return Trained(final.eval(), self.best.masks, self.history, self.best.epoch)
 
-    def _train_phase(self, model: nn.Module, number: int, phase: Phase) -> None:
+    def _accuracy(self, model: nn.Module) -> float:
+        return accuracy(model, self.data.validation, self.data)
+
+    def _lost(self, before: float, after: nn.Module) -> float | None:
+        """Return the instability of a pruning event, where there was anything to lose."""
+        return (before - self._accuracy(after)) / before if before else None
+
+    def _train_phase(
+        self, model: nn.Module, number: int, phase: Phase, lost: float | None
+    ) -> None:
         options = self.options
         groups = self.method.parameter_groups(model, options.lr * phase.lr_factor)
         optimizer = optimizer_for(groups, options)
@@ -137,17 +149,28 @@ class _Loop:
             model.load_state_dict(self.resumed.model)
             optimizer.load_state_dict(self.resumed.optimizer)
             scheduler.load_state_dict(self.resumed.scheduler)
+            self.method.restore(self.resumed.method)
         for epoch in range(start, phase.epochs):
             began = time.monotonic()
             losses = self._train_epoch(
                 wrapped, model, wrapped_optimizer, scheduler, phase, epoch
             )
-            self.method.after_epoch(model, (epoch + 1) / phase.epochs)
-            lr = float(optimizer.param_groups[0]["lr"])
-            self._assess(model, phase, losses, lr, time.monotonic() - began)
+            pruned = self._after_epoch(model, (epoch + 1) / phase.epochs)
+            event = lost if pruned is None else pruned
+            lr, lost = float(optimizer.param_groups[0]["lr"]), None
+            self._assess(model, phase, losses, lr, time.monotonic() - began, event)
             if self.path and self.fabric.is_global_zero:
                 self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
             self._report()
+
+    def _after_epoch(self, model: nn.Module, progress: float) -> float | None:
+        """Let the method act, and measure what its pruning costs at once."""
+        if not self.method.prunes_after_epochs:
+            self.method.after_epoch(model, progress)
+            return None
+        before = self._accuracy(model)
+        self.method.after_epoch(model, progress)
+        return self._lost(before, model)
 
     @property
     def _smallest_batch(self) -> int:
@@ -213,8 +236,10 @@ class _Loop:
         losses: tuple[float, float],
         lr: float,
         seconds: float,
+        instability: float | None,
     ) -> None:
         """Evaluate the network as trained and as pruned, and remember the best."""
+        model.eval()  # a method that samples while training has one answer now
         masks = self.method.masks(model)
         pruned = masked(model, masks)
         entry = Epoch(
@@ -222,11 +247,12 @@ class _Loop:
             epoch=len(self.history) + 1,
             task_loss=losses[0],
             budget_loss=losses[1],
-            accuracy=accuracy(model, self.data.validation, self.data),
-            pruned_accuracy=accuracy(pruned, self.data.validation, self.data),
+            accuracy=self._accuracy(model),
+            pruned_accuracy=self._accuracy(pruned),
             cost=self.method.cost(model),
             lr=lr,
             seconds=seconds,
+            instability=instability,
         )
         self.history.append(entry)
         if self.best is None or entry.pruned_accuracy >= self.best.score:
@@ -250,6 +276,7 @@ class _Loop:
             model=model.state_dict(),
             optimizer=optimizer.state_dict(),
             scheduler=scheduler.state_dict(),
+            method=self.method.state(),
             history=self.history,
             best=self.best,
         ).save(self.path)

@@ -1,0 +1,84 @@
+"""Magnitude pruning on a cubic ramp during training (Zhu & Gupta 2017)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.core.record import Record
+from pipeline.graph.counting import prunable_count
+from pipeline.methods import Method, Phase, apparent, hold, top_k, with_masks
+
+
+class Gradual(Method):
+    """Prune a little after each epoch, less and less, while the rest goes on training.
+
+    The kept fraction falls from all to the budget's as ``f + (1 - f) (1 - p)^3``, p being
+    the progress from ``begin`` to ``end``; afterwards the masks stay as they are. A weight
+    once removed stays at zero.
+
+    Source:
+        Zhu & Gupta, To Prune, or Not to Prune, 2017, arXiv:1710.01878, equation 1.
+        Deviation: one global threshold instead of one sparsity per layer; masks change
+        after epochs instead of every hundred steps.
+    """
+
+    class Params(Record):
+        """Options of the method table.
+
+        Attributes:
+            begin: fraction of the training after which pruning starts.
+            end: fraction of the training at which the budget is reached.
+        """
+
+        begin: float = Field(default=0.0, ge=0, lt=1)
+        end: float = Field(default=0.75, gt=0, le=1)
+
+        @model_validator(mode="after")
+        def _begins_before_it_ends(self) -> Gradual.Params:
+            if self.begin >= self.end:
+                raise ValueError(f"begin = {self.begin} is not before end = {self.end}")
+            return self
+
+    params: Params
+    prunes: ClassVar[bool] = True
+    prunes_after_epochs: ClassVar[bool] = True
+
+    def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
+        """Hold masks that keep everything at first."""
+        own = super().attach(model, phase)
+        everything = {
+            n: torch.ones_like(w, dtype=torch.bool) for n, w in apparent(own).items()
+        }
+        return with_masks(own, everything)
+
+    def kept_fraction(self, progress: float) -> float:
+        """Return the fraction of the weights kept at this point of the training.
+
+        >>> from pipeline.core.budget import Budget
+        >>> method = Gradual(Gradual.Params(begin=0, end=1), Budget(weights=0.2))
+        >>> [round(method.kept_fraction(p), 3) for p in (0.0, 0.5, 1.0)]
+        [1.0, 0.3, 0.2]
+        """
+        span = self.params.end - self.params.begin
+        done = min(1.0, max(0.0, (progress - self.params.begin) / span))
+        return self.budget.weights + (1 - self.budget.weights) * (1 - done) ** 3
+
+    def after_epoch(self, model: nn.Module, progress: float) -> None:
+        """Remove the smallest of the weights that are left."""
+        total = prunable_count(model)
+        keep = self.budget.kept(total)
+        if progress < self.params.end:
+            keep = max(keep, round(self.kept_fraction(progress) * total))
+        hold(model, top_k(self._scores(model), keep))
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Keep the weights of largest magnitude, exactly the budget's number."""
+        total = prunable_count(model)
+        return top_k(self._scores(model), self.budget.kept(total))
+
+    def _scores(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: weight.abs() for name, weight in apparent(model).items()}

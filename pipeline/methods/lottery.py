@@ -1,0 +1,146 @@
+"""Lottery tickets: rounds of training, pruning and rewinding (Frankle & Carbin 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.core.budget import Budget
+from pipeline.core.record import Record
+from pipeline.graph.counting import PRUNABLE
+from pipeline.methods import Method, Phase, apparent, plain, top_k, with_masks
+
+
+class Lottery(Method):
+    """Train, prune the smallest weights, set the rest back to where they began, repeat.
+
+    After r of R prunings the fraction ``budget^(r / R)`` is kept, so that each round takes
+    the same part of what is left; the recipe's epochs are shared by the R + 1 rounds.
+
+    Source:
+        Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019; rewinding to a later
+        step: Frankle et al., Stabilizing the Lottery Ticket Hypothesis, 2019,
+        arXiv:1903.01611. Deviation: the rate follows from the budget and the number of
+        rounds instead of 20 % a round.
+    """
+
+    class Params(Record):
+        """Options of the method table.
+
+        Attributes:
+            rounds: prunings; 1 is one-shot.
+            reset: where the weights that are left start again: ``init``, the weights at
+                ``rewind_steps`` (``rewind``), newly drawn ones of the same distribution
+                (``reinit``, the paper's control), or where they are (``continued``).
+            rewind_steps: optimizer steps into the first round, for ``reset = "rewind"``.
+            scope: one threshold for the network, or the same rate in every layer.
+            output_rate_factor: of the rate of the last layer, with ``scope = "layer"``
+                (the paper prunes it at half the rate).
+        """
+
+        rounds: int = Field(default=3, ge=1)
+        reset: Literal["init", "rewind", "reinit", "continued"] = "init"
+        rewind_steps: int = Field(default=100, ge=1)
+        scope: Literal["global", "layer"] = "global"
+        output_rate_factor: float = Field(default=1.0, ge=0, le=1)
+
+    params: Params
+    prunes: ClassVar[bool] = True
+
+    def __init__(self, params: Record, budget: Budget) -> None:
+        super().__init__(params, budget)
+        self._start: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def phases(self, epochs: int) -> list[Phase]:
+        """Share the epochs among the rounds; what does not divide goes to the last.
+
+        >>> method = Lottery(Lottery.Params(rounds=2), Budget(weights=0.1))
+        >>> [(phase.name, phase.epochs) for phase in method.phases(10)]
+        [('round 0', 3), ('round 1', 3), ('round 2', 4)]
+        """
+        count = self.params.rounds + 1
+        each = max(1, epochs // count)
+        last = max(1, epochs - each * (count - 1))
+        lengths = [each] * (count - 1) + [last]
+        return [Phase(name=f"round {n}", epochs=length) for n, length in enumerate(lengths)]
+
+    def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
+        """Prune what the last round trained and set the rest back."""
+        number = int(phase.name.removeprefix("round "))
+        if number == 0:
+            self._start = _copied(model)
+            return super().attach(model, phase)
+        masks = self._masks_after(model, number)
+        return with_masks(self._reset(model, number), masks)
+
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """Remember the weights to rewind to."""
+        del progress
+        self._steps += 1
+        if self.params.reset == "rewind" and self._steps == self.params.rewind_steps:
+            self._start = _copied(plain(model))
+
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Keep what the last pruning keeps, exactly the budget's number."""
+        return self._masks_after(model, self.params.rounds)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the weights to go back to, and how many steps were made."""
+        return {**self._start, "lottery.steps": torch.tensor(self._steps)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        self._start = {k: v for k, v in state.items() if k != "lottery.steps"}
+        self._steps = int(state["lottery.steps"])
+
+    def _masks_after(self, model: nn.Module, number: int) -> dict[str, Tensor]:
+        """Return the masks after ``number`` prunings; none revives what is zero."""
+        scores = {name: weight.abs() for name, weight in apparent(model).items()}
+        total = sum(score.numel() for score in scores.values())
+        part = self.budget.weights ** (number / self.params.rounds)
+        keep = max(self.budget.kept(total), round(part * total))
+        if number == self.params.rounds:
+            keep = self.budget.kept(total)
+        if self.params.scope == "global":
+            return top_k(scores, keep)
+        return self._masks_by_layer(scores, keep)
+
+    def _masks_by_layer(self, scores: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
+        """Keep the same part of each layer, more of the last; ``keep`` weights in all."""
+        sizes = {name: score.numel() for name, score in scores.items()}
+        last = list(sizes)[-1]
+        total = sum(sizes.values())
+        factor = self.params.output_rate_factor
+        rate = (total - keep) / (total - sizes[last] + factor * sizes[last])
+        ranked = {}
+        for name, score in scores.items():
+            own = rate * (factor if name == last else 1.0)
+            order = score.flatten().argsort(stable=True).argsort(stable=True)
+            # A weight's score is how far its rank lies above its own layer's threshold:
+            # the top of these over all layers is the wanted part of each.
+            place = (order.double() + 0.5) / sizes[name] - own
+            ranked[name] = place.view_as(score)
+        return top_k(ranked, keep)
+
+    def _reset(self, model: nn.Module, number: int) -> nn.Module:
+        bare = plain(model)
+        if self.params.reset == "continued":
+            return bare
+        if self.params.reset == "reinit":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(number)
+                for module in bare.modules():
+                    if isinstance(module, (*PRUNABLE, nn.BatchNorm1d, nn.BatchNorm2d)):
+                        module.reset_parameters()
+            return bare
+        bare.load_state_dict(self._start)
+        return bare
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
