@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-device lint fmt types golden results wheel check clean
+.PHONY: help setup demo test test-slow lint fmt types golden results wheel check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +23,11 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## run the quickstart: digits to files for three devices, with a report
 	$(BIN)/pare run
 
-test: setup ## the whole test suite, less what is marked slow or device
+test: setup ## the whole test suite, less what is marked slow
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
-
-test-device: setup ## the tests that need a device, an emulator or a container engine
-	$(BIN)/python -m pytest -m device
 
 lint: setup ## ruff and strict types
 	$(BIN)/ruff check .

@@ -1,38 +1,90 @@
-"""The tables at the end of a run."""
+"""The tables at the end of a run; in a terminal that is too narrow for them, lines."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+_FILES = "Files: difference from PyTorch, host latency with one thread"
+_TARGETS = "Targets"
 
 
 def print_report(console: Console, report: dict[str, Any], folder: Path) -> None:
     """Print the files, the verdict of each target, and where the report is."""
-    console.print(_files(report))
-    console.print(_targets(report))
+    if report["files"]:
+        _print(console, _FILES, _files(report), _file_lines(report))
+    if report["targets"]:
+        _print(console, _TARGETS, _targets(report), _target_lines(report))
+    else:
+        console.print("no target was asked for")
     console.print(f"report: {folder / 'report.html'}", soft_wrap=True)
 
 
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+@dataclass(frozen=True)
+class _Column:
+    """A column's head; one that folds can be as narrow as ``narrowest``."""
+
+    name: str
+    justify: Literal["left", "right"] = "left"
+    narrowest: int | None = None
+
+
+def _print(console: Console, title: str, table: Table, lines: Sequence[str]) -> None:
+    """Print the table where its columns have room, else the lines."""
+    needed = Console(width=10_000).measure(table).minimum
+    if needed <= console.width:
+        console.print(table)
+        return
+    # Too long a line is broken between words; nothing is cut off.
+    console.print(title, *lines, "", sep="\n", overflow="fold", markup=False)
+
+
+def _table(title: str, columns: Sequence[_Column], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, column in enumerate(columns):
+        longest = max(len(text) for text in (column.name, *(row[number] for row in rows)))
+        table.add_column(
+            column.name,
+            justify=column.justify,
+            no_wrap=column.narrowest is None,
+            overflow="fold",
+            min_width=min(longest, column.narrowest or longest),
+        )
+    for row in rows:
+        table.add_row(*(escape(text) for text in row))
+    return table
 
 
 def _files(report: dict[str, Any]) -> Table:
-    table = _table("Files: difference from PyTorch, host latency with one thread")
-    for name in ("file", "format", "scheme"):
-        table.add_column(name, no_wrap=True)
-    for name in ("bytes", "gzip", "top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("difference, agreement", justify="right", overflow="fold")
-    for name in ("median ms", "p90 ms"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = [_Column(name) for name in ("file", "format", "scheme")]
+    columns += [_Column(name, "right") for name in ("bytes", "gzip", "top-1")]
+    columns.append(_Column("difference, agreement", "right", narrowest=11))
+    columns += [_Column(name, "right") for name in ("median ms", "p90 ms")]
+    return _table(_FILES, columns, [file_cells(entry) for entry in report["files"]])
+
+
+def _file_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
     for entry in report["files"]:
-        table.add_row(*file_cells(entry))
-    return table
+        file, form, scheme, size, gzip, top1, parity, median, p90 = file_cells(entry)
+        if entry["state"] == "refused":
+            lines += [file, f"  {form} {scheme}", f"  {parity}"]
+            continue
+        lines += [
+            file,
+            f"  {form} {scheme}",
+            f"  {size} bytes, gzip {gzip}",
+            f"  top-1 {top1}, {parity}",
+            f"  median {median} ms, p90 {p90} ms",
+        ]
+    return lines
 
 
 def file_cells(entry: dict[str, Any]) -> list[str]:
@@ -68,24 +120,41 @@ def parity_text(entry: dict[str, Any]) -> str:
 
 
 def _targets(report: dict[str, Any]) -> Table:
-    table = _table("Targets")
-    for name in ("target", "file", "fits"):
-        table.add_column(name, no_wrap=True)
-    for name in ("predicted latency", "peak RAM", "why"):
-        table.add_column(name, overflow="fold")
+    columns = [_Column(name) for name in ("target", "file", "fits")]
+    columns += [
+        _Column("predicted latency", narrowest=10),
+        _Column("peak RAM", narrowest=4),
+        _Column("why", narrowest=16),
+    ]
+    return _table(_TARGETS, columns, [target_cells(target) for target in report["targets"]])
+
+
+def _target_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
     for target in report["targets"]:
-        shown = target["chosen"] or target["nearest"]
-        rows = [row for row in target["files"] if row["file"] == shown]
-        row = rows[0] if rows else None
-        table.add_row(
-            target["id"],
-            target["chosen"] or (f"nearest: {shown}" if shown else "none"),
-            "yes" if target["chosen"] else "NO",
-            latency_text(row) if row else "-",
-            f"{row['peak_ram']['value']:.3g} MB" if row else "-",
-            target["why"],
-        )
-    return table
+        name, file, fits, latency, memory, why = target_cells(target)
+        lines += [
+            f"{name}: fits {fits}",
+            f"  {file}",
+            f"  latency {latency}",
+            f"  peak RAM {memory}",
+            f"  {why}",
+        ]
+    return lines
+
+
+def target_cells(target: dict[str, Any]) -> list[str]:
+    """Return the cells of one target's row: its file, or the one that comes nearest."""
+    shown = target["chosen"] or target["nearest"]
+    row = next((row for row in target["files"] if row["file"] == shown), None)
+    return [
+        target["id"],
+        target["chosen"] or (f"nearest: {shown}" if shown else "none"),
+        "yes" if target["chosen"] else "NO",
+        latency_text(row) if row else "-",
+        f"{row['peak_ram']['value']:.3g} MB" if row else "-",
+        target["why"],
+    ]
 
 
 def latency_text(row: dict[str, Any]) -> str:

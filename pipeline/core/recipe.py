@@ -12,11 +12,20 @@ from pydantic import ConfigDict, Field
 
 from pipeline.core.budget import Budget
 from pipeline.core.errors import PareError, unknown
+from pipeline.core.own_code import own_files
+from pipeline.core.places import is_folder_of_images, placed
 from pipeline.core.plugins import DATA, METHODS, MODELS, Room
 from pipeline.core.record import Record, digest, parse, read_toml
 from pipeline.core.target import Target
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+
+#: The tables that name a plug-in, and their keys that mean the same to each of them.
+_OF_PLUGINS = {
+    "model": ("name",),
+    "data": ("name", "validation_fraction"),
+    "method": ("name",),
+}
 
 
 class Choice(Record):
@@ -117,6 +126,10 @@ class Recipe(Record):
     def load(cls, source: str | Path = "quickstart", overrides: Iterable[str] = ()) -> Recipe:
         """Read a recipe from a file, or one that ships by its name.
 
+        Relative paths in a file start at the file's folder, those of an override and of a
+        recipe that ships at the current one; the recipe holds them in full. An override
+        that names another plug-in drops the options that the file has for its own.
+
         Args:
             source: path of a TOML file, or the name of a shipped recipe.
             overrides: ``"table.key=value"``, values in TOML or plain text.
@@ -125,9 +138,13 @@ class Recipe(Record):
             PareError: no such recipe, unknown key, or a value that is not allowed.
         """
         path = _find(source)
-        values = read_toml(path)
-        for text in overrides:
-            values = _with_override(values, text)
+        written = read_toml(path)
+        # A recipe that ships must not send downloads to the installed package.
+        if path.resolve().parent != RECIPES.resolve():
+            written = placed(written, path.parent)
+        texts = list(overrides)
+        written = _without_options_of_others(written, _overridden(written, texts))
+        values = placed(_overridden(written, texts), Path())
         values.setdefault("name", path.stem)
         recipe = parse(cls, values, str(path))
         recipe.check(str(path))
@@ -162,17 +179,17 @@ def shipped() -> dict[str, Path]:
 def fingerprint(recipe: Recipe) -> str:
     """Digest what a recipe names outside itself: data, a checkpoint, the user's own code.
 
-    A folder is known by the path, size and time of every file in it; nothing is read. Of
-    the user's code the file that is named counts, not what it imports.
+    A file is known by its path, size and time, a folder by those of every file in it. Of
+    the user's code the module that is named counts, and those of its kin that it imports.
     """
     found: list[Any] = []
     paths = [
         recipe.data.name.partition(":")[2],
         recipe.data.options.get("root"),
         recipe.model.checkpoint,
-        MODELS.source(recipe.model.name),
-        DATA.source(recipe.data.name),
-        METHODS.source(recipe.method.name),
+        *_own_code(MODELS, recipe.model.name),
+        *_own_code(DATA, recipe.data.name),
+        *_own_code(METHODS, recipe.method.name),
     ]
     for path in (Path(text).expanduser() for text in paths if text):
         if path.is_file():
@@ -183,6 +200,11 @@ def fingerprint(recipe: Recipe) -> str:
             continue
         found.append([[str(p), (s := p.stat()).st_size, s.st_mtime_ns] for p in files])
     return digest(found)
+
+
+def _own_code(room: Room, key: str) -> list[Path]:
+    origin = room.source(key)
+    return own_files(key.partition(":")[0], Path(origin)) if origin else []
 
 
 def _find(source: str | Path) -> Path:
@@ -207,6 +229,32 @@ def _check_listed(room: Room, key: str, where: str) -> None:
     if colon or head in plugins or head.replace("-", "_") in plugins:
         return
     raise PareError(f"{where}: {unknown(room.kind, key, plugins)}")
+
+
+def _without_options_of_others(
+    written: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a file's values without the options of plug-ins that are not the wanted ones."""
+    kept = dict(written)
+    for name, common in _OF_PLUGINS.items():
+        old, new = written.get(name), wanted.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and not _same(old, new):
+            kept[name] = {key: value for key, value in old.items() if key in common}
+    return kept
+
+
+def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Tell whether two tables name one plug-in; a folder of images is as good as another."""
+    one, other = old.get("name"), new.get("name")
+    return one == other or (is_folder_of_images(one) and is_folder_of_images(other))
+
+
+def _overridden(values: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of ``values`` with every override applied, in their order."""
+    changed = dict(values)
+    for text in texts:
+        changed = _with_override(changed, text)
+    return changed
 
 
 def _with_override(values: Mapping[str, Any], text: str) -> dict[str, Any]:

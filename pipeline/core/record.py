@@ -23,6 +23,15 @@ class Record(BaseModel):
 
 R = TypeVar("R", bound=BaseModel)
 
+#: What is wanted where pydantic's own words are those of a programmer.
+_WANTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number is wanted"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number is wanted"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is wanted"),
+    "finite_number": "a finite number is wanted",
+    "dict_type": "a table is wanted",
+}
+
 
 def digest(value: Any) -> str:
     """Return the SHA-256 of a JSON-able value, independent of the order of its keys.
@@ -76,14 +85,35 @@ def _sentence(model: type[BaseModel], issue: Any) -> str:
     if issue["type"] == "extra_forbidden":
         known = _keys_at(model, loc[:-1])
         hint = did_you_mean(str(loc[-1]), known)
+        if not known and len(loc) == 1:
+            return f"unknown key {key!r}. It takes no options."
         return f"unknown key {key!r}. {hint}Known here: {', '.join(sorted(known))}."
     if issue["type"] == "missing":
         return f"key {key!r} is missing."
-    message = issue["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    message = _in_plain_words(model, issue)
     if not key:
         return f"{message}."
     return f"{key} = {_shown(issue['input'])}: {message}."
+
+
+def _in_plain_words(model: type[BaseModel], issue: Any) -> str:
+    """Say what is allowed; pydantic's own words are kept where they are plain."""
+    kind, value = issue["type"], issue["input"]
+    if kind == "model_type":
+        keys = ", ".join(sorted(_keys_at(model, issue["loc"])))
+        return "this is a table" + (f"; its keys: {keys}" if keys else "")
+    if kind in ("list_type", "tuple_type"):
+        return "a list is wanted" + (f": {json.dumps([value])}" if _is_plain(value) else "")
+    if kind == "string_type":
+        return "a text is wanted" + (f': "{value}"' if _is_plain(value) else "")
+    if kind == "literal_error":
+        return f"choose {issue['ctx']['expected']}"
+    message = _WANTED.get(kind) or str(issue["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def _shown(value: Any) -> str:

@@ -70,6 +70,8 @@ class Signature(Record):
     def metadata(self, layout: Layout) -> dict[str, Any]:
         """Return what is stored in a file and beside it, as plain data.
 
+        A licence that is not known has no key: a reader would take ``null`` for its name.
+
         Args:
             layout: order of the axes of the file's input.
         """
@@ -84,5 +86,5 @@ class Signature(Record):
             "classes": self.classes,
             "producer": self.producer,
             "recipe_hash": self.recipe_hash,
-            "licence": self.licence,
+            **({"licence": self.licence} if self.licence is not None else {}),
         }

@@ -77,9 +77,14 @@ def log_path(folder: Path, name: str) -> Path:
     return logs / f"{name}.log"
 
 
-def metadata(plan: SchemePlan, signature: Signature) -> dict[str, Any]:
-    """Return all that a reader of the file must know, as plain data."""
-    return {
+def metadata(
+    plan: SchemePlan, signature: Signature, output_step: float | None
+) -> dict[str, Any]:
+    """Return all that a reader of the file must know, as plain data.
+
+    What a file does not have has no key: as text, ``null`` would be a value like another.
+    """
+    facts = {
         **signature.metadata(_LAYOUTS[plan.format]),
         "format": plan.format,
         "scheme": plan.scheme,
@@ -88,7 +93,9 @@ def metadata(plan: SchemePlan, signature: Signature) -> dict[str, Any]:
         "activations": plan.activations,
         "granularity": plan.granularity,
         "io_dtype": plan.io_dtype,
+        "output_step": output_step,
     }
+    return {key: value for key, value in facts.items() if value is not None}
 
 
 def land(
@@ -112,7 +119,7 @@ def land(
     engine = open_model(made)
     _check_tensors(engine, plan, signature)
     _check_batches(engine, signature, images)
-    facts = {**metadata(plan, signature), "output_step": engine.output_step}
+    facts = metadata(plan, signature, engine.output_step)
     name = plan.file_name
     side_car = made.with_name(f"{name}.json")
     side_car.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

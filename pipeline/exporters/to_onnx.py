@@ -164,8 +164,7 @@ def _make(base: Path, plan: SchemePlan, signature: Signature, calibration: Image
     if plan.weights == "int8":
         source = _quantized(base, plan, signature.input_name, calibration)
     proto = onnx.load(source)
-    step = output_step(proto)
-    facts = {**metadata(plan, signature), "output_step": step}
+    facts = metadata(plan, signature, output_step(proto))
     onnx.helper.set_model_props(proto, {key: _text(value) for key, value in facts.items()})
     onnx.checker.check_model(proto, full_check=True)
     made = base.with_name(plan.file_name)

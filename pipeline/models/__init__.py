@@ -59,6 +59,17 @@ def build(
     return model
 
 
+def check_sizes(**sizes: object) -> None:
+    """Refuse an option that has to count channels and cannot.
+
+    Raises:
+        ValueError: one of them is no whole number of at least 1; names it.
+    """
+    for name, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} = {value!r}: a whole number of at least 1 is wanted")
+
+
 def load_checkpoint(model: nn.Module, path: Path) -> None:
     """Load trained weights into ``model`` (safetensors, or a state dict without pickle).
 

@@ -12,41 +12,43 @@ from __future__ import annotations
 
 from torch import nn
 
+from pipeline.models import check_sizes
+
 
 def conv2(
     classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
 ) -> nn.Module:
     """Two 3x3 convolutions, one pool, three linear layers (Frankle & Carbin 2019)."""
-    return _conv_net(channels, size, [width], hidden, classes)
+    return _conv_net(channels, size, 1, width, hidden, classes)
 
 
 def conv4(
     classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
 ) -> nn.Module:
     """Four 3x3 convolutions, two pools, three linear layers (Frankle & Carbin 2019)."""
-    return _conv_net(channels, size, [width, 2 * width], hidden, classes)
+    return _conv_net(channels, size, 2, width, hidden, classes)
 
 
 def conv6(
     classes: int, channels: int, size: int, width: int = 64, hidden: int = 256
 ) -> nn.Module:
     """Six 3x3 convolutions, three pools, three linear layers (Frankle & Carbin 2019)."""
-    return _conv_net(channels, size, [width, 2 * width, 4 * width], hidden, classes)
+    return _conv_net(channels, size, 3, width, hidden, classes)
 
 
 def _conv_net(
-    channels: int, size: int, widths: list[int], hidden: int, classes: int
+    channels: int, size: int, pools: int, width: int, hidden: int, classes: int
 ) -> nn.Module:
-    final = size // 2 ** len(widths)
+    check_sizes(width=width, hidden=hidden)
+    final = size // 2**pools
     if final < 1:
-        raise ValueError(
-            f"{len(widths)} pools need at least {2 ** len(widths)} pixels, got {size}"
-        )
+        raise ValueError(f"{pools} pools need at least {2**pools} pixels, got {size}")
     layers: list[nn.Module] = []
-    for width in widths:
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
-        layers += [nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-        channels = width
+    for stage in range(pools):
+        out = width * 2**stage
+        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(out, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = out
     layers += [nn.Flatten(), nn.Linear(channels * final * final, hidden), nn.ReLU()]
     layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
     return nn.Sequential(*layers)

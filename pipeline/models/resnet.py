@@ -14,6 +14,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models import check_sizes
+
 
 def resnet8(classes: int, channels: int, size: int, width: int = 16) -> nn.Module:
     """ResNet8 of MLPerf Tiny: three stages of one block, 12.5 million MACs at 32x32."""
@@ -52,6 +54,7 @@ class ResNet(nn.Module):
         shortcut: str,
     ) -> None:
         super().__init__()
+        check_sizes(width=width)
         self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=bias)
         self.bn1 = nn.BatchNorm2d(stem)
         stages: list[nn.Module] = []

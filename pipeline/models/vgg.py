@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from pipeline.models import check_sizes
+
 _STAGES = {16: [2, 2, 3, 3, 3], 19: [2, 2, 4, 4, 4]}
 
 
@@ -26,6 +28,7 @@ def vgg19(classes: int, channels: int, size: int, width: int = 64) -> nn.Module:
 
 
 def _vgg(depth: int, classes: int, channels: int, size: int, width: int) -> nn.Module:
+    check_sizes(width=width)
     if size < 16:
         raise ValueError(f"four pools need at least 16 pixels, got {size}")
     layers: list[nn.Module] = []

@@ -58,7 +58,7 @@ class Candidate(Record):
         file: its name.
         scheme: the quantization scheme it was made with.
         bytes: its size.
-        reference_top1: of the trained network, on the same images.
+        reference_top1: of the most accurate network seen in training, on the same images.
         compact_top1: of the compact network that the file was made from.
         predicted: latency, where the target has a calibration.
         bound: latency nothing can beat, where the target has a peak.
@@ -366,7 +366,7 @@ def _accuracy(candidate: Candidate, target: Target) -> Iterator[Check]:
         return
     cause, remedy = _cause(candidate, top1, trained)
     check = _at_most("accuracy drop", (trained - top1) * 100, limit, "points", remedy)
-    why = f"{check.why}; top-1 {top1:.2%}, of the trained network {trained:.2%}"
+    why = f"{check.why}; top-1 {top1:.2%}, of the best network in training {trained:.2%}"
     yield check.model_copy(update={"why": why if check.passed else f"{why}{cause}"})
 
 

@@ -102,6 +102,7 @@ def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return top-1 on the test split at each step of the network's way."""
     count = metrics["train"]["test_images"]
     steps = {
+        "reference": metrics["train"]["reference_accuracy"],
         "trained": metrics["train"]["test_accuracy"],
         "pruned": metrics["prune"]["accuracy_after"],
         "compact": metrics["compact"]["test_accuracy"],

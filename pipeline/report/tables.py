@@ -297,23 +297,24 @@ def scores(report: dict[str, Any]) -> Table:
         Column("MACs", "counted, one image", numeric=True),
         Column("Top-1", "measured, test split", numeric=True),
     ]
-    rows: list[tuple[str, dict[str, Any], int | None]] = [
-        ("trained", before, None),
-        ("pruned", before, counts["kept_weights"]),
-        ("compact", after, after["nonzero_weights"]),
+    rows: list[tuple[str, str, dict[str, Any], int | None]] = [
+        ("reference", "best in training", before, None),
+        ("trained", "selected, as trained", before, None),
+        ("pruned", "selected, pruned", before, counts["kept_weights"]),
+        ("compact", "compact", after, after["nonzero_weights"]),
     ]
     return Table(
         columns,
         [
             [
-                Cell(name),
+                Cell(label),
                 Cell(whole(count["parameters"])),
                 Cell(whole(count["weights"])),
                 Cell(whole(nonzero)),
                 Cell(whole(count["macs"])),
-                Cell(percent(accuracy[name]["value"]), f"n = {whole(accuracy[name]['n'])}"),
+                Cell(percent(accuracy[key]["value"]), f"n = {whole(accuracy[key]['n'])}"),
             ]
-            for name, count, nonzero in rows
+            for key, label, count, nonzero in rows
         ],
     )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe
 from pipeline.core.rundir import read_json
 from pipeline.core.target import Target
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from pipeline.data import Dataset
     from pipeline.stages.runner import Reporter
+
+M = TypeVar("M", bound="nn.Module")
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,16 @@ class Context:
 
     def trained(self, stage: str) -> nn.Module:
         """Return the network with the weights that ``train`` or ``prune`` left."""
-        from safetensors.torch import load_file
-
-        model = self.network()
-        model.load_state_dict(load_file(self.inputs[stage] / "model.safetensors"))
-        return model.eval()
+        return _with_weights(self.network(), self.inputs[stage] / "model.safetensors")
 
     def compacted(self) -> fx.GraphModule:
         """Return the compacted network, rebuilt from its plan and its weights."""
-        from safetensors.torch import load_file
-
         from pipeline.graph.surgery import CutPlan, rebuild
 
         folder = self.inputs["compact"]
         plan = CutPlan.model_validate(read_json(folder / "plan.json"))
         model = rebuild(self.network(), self.data.shape, plan)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model.eval()
+        return _with_weights(model, folder / "model.safetensors")
 
     def masks(self) -> dict[str, Tensor]:
         """Return the masks that training left, boolean, by parameter name."""
@@ -101,6 +97,25 @@ class Context:
 
         stored = load_file(self.inputs["train"] / "masks.safetensors")
         return {name: mask.bool() for name, mask in stored.items()}
+
+
+def _with_weights(model: M, path: Path) -> M:
+    """Return the network with the weights that a stage left, in evaluation mode.
+
+    Raises:
+        PareError: the network is not the one they were trained in.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        raise PareError(
+            f"the network does not take the weights in {path}: the model's code has changed "
+            "since it was trained; run with --fresh."
+        ) from error
+    model.eval()
+    return model
 
 
 class Shared:

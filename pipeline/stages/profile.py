@@ -23,8 +23,8 @@ def run(context: Context) -> dict[str, Any]:
     folder, options = context.inputs["export"], context.recipe.profile
     files = [f for f in read_json(folder / "files.json") if f["state"] == "made"]
     references = {
-        "reference_top1": _test_accuracy(context, "train"),
-        "compact_top1": _test_accuracy(context, "compact"),
+        "reference_top1": _metric(context, "train", "reference_accuracy"),
+        "compact_top1": _metric(context, "compact", "test_accuracy"),
     }
     graphs = {entry["file"]: read(folder / entry["file"]) for entry in files}
     local = Local(
@@ -49,9 +49,10 @@ def run(context: Context) -> dict[str, Any]:
     ]
     write_json(context.out / "profile.json", {"files": measured, "targets": verdicts})
     fitting = sum(bool(verdict["chosen"]) for verdict in verdicts)
+    judged = f"{fitting} of {len(verdicts)} targets have a file that fits"
     return {
         "summary": f"{len(files)} files timed on this machine; "
-        f"{fitting} of {len(verdicts)} targets have a file that fits",
+        + (judged if verdicts else "no target was asked for"),
         "files": measured,
         "targets": verdicts,
     }
@@ -80,7 +81,7 @@ def _verdict(
         for entry in files
     ]
     choice = choose(verdicts)
-    nearest = min(verdicts, key=lambda verdict: len(verdict.failed), default=None)
+    nearest = _nearest(verdicts)
     return {
         "id": target.id,
         "name": target.name,
@@ -92,8 +93,18 @@ def _verdict(
     }
 
 
-def _test_accuracy(context: Context, stage: str) -> float:
-    return float(read_json(context.inputs[stage] / "stage.json")["metrics"]["test_accuracy"])
+def _metric(context: Context, stage: str, name: str) -> float:
+    return float(read_json(context.inputs[stage] / "stage.json")["metrics"][name])
+
+
+def _nearest(verdicts: list[Verdict]) -> Verdict | None:
+    """Return the file that breaks the fewest limits, the most accurate of those."""
+
+    def rank(verdict: Verdict) -> tuple[int, float, int]:
+        candidate = verdict.candidate
+        return len(verdict.failed), -(candidate.top1 or 0.0), candidate.bytes
+
+    return min(verdicts, key=rank, default=None)
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:

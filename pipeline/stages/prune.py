@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.rundir import write_json
+from pipeline.core.rundir import read_json, write_json
 from pipeline.graph.channels import analyse, effective_masks
 from pipeline.graph.counting import count
 from pipeline.graph.surgery import plan_cuts
@@ -25,17 +25,13 @@ def run(context: Context) -> dict[str, Any]:
     liveness = analyse(graph)
     plan = plan_cuts(liveness)
     effective = effective_masks(graph, masks)
-    if liveness.is_constant_everywhere():
-        context.reporter.warn(
-            "the pruned network is disconnected: its output does not depend on the image. "
-            "Raise budget.weights or choose another method."
-        )
     context.save("model.safetensors", pruned.state_dict())
     context.save("effective.safetensors", {k: m.to(torch.uint8) for k, m in effective.items()})
     dead = plan.model_dump(mode="json", include={"removed", "kept"})
     write_json(context.out / "channels.json", dead)
     total, kept = _total(masks), _kept(masks)
     acc_before, acc_after = (accuracy(net, data.test, data) for net in (before, pruned))
+    _warn(context, acc_after, disconnected=liveness.is_constant_everywhere())
     counted = count(pruned, data.shape, masks)
     return {
         "summary": f"{kept:,} of {total:,} weights kept ({kept / total:.2%}), "
@@ -53,6 +49,29 @@ def run(context: Context) -> dict[str, Any]:
         "instability": (acc_before - acc_after) / acc_before if acc_before else None,
         "layers": [layer.model_dump() for layer in counted.layers],
     }
+
+
+def _warn(context: Context, pruned: float, *, disconnected: bool) -> None:
+    """Say before the long way to the files that nothing good can come of them."""
+    remedy = "Train longer, raise budget.weights or choose another method."
+    reference = read_json(context.inputs["train"] / "stage.json")["metrics"][
+        "reference_accuracy"
+    ]
+    budgets = [target.budgets for target in context.targets]
+    limits = [b.accuracy_drop_pct for b in budgets if b and b.accuracy_drop_pct is not None]
+    lost = (reference - pruned) * 100
+    if disconnected:
+        context.reporter.warn(
+            f"the pruned network is disconnected: its output does not depend on the image. "
+            f"{remedy}"
+        )
+    elif pruned <= 1.5 / len(context.data.classes):
+        context.reporter.warn(f"the pruned network guesses: test {pruned:.2%}. {remedy}")
+    elif limits and len(limits) == len(context.targets) and lost > max(limits):
+        context.reporter.warn(
+            f"pruning costs {lost:.3g} points of top-1 ({reference:.2%} was the best network "
+            f"in training), more than any target grants ({max(limits):g}). {remedy}"
+        )
 
 
 def _total(masks: dict[str, torch.Tensor]) -> int:

@@ -53,6 +53,8 @@ def run(context: Context) -> dict[str, Any]:
         "epochs": len(trained.history),
         "best_epoch": trained.best_epoch,
         "test_accuracy": trained_accuracy,
+        "reference_epoch": trained.reference_epoch,
+        "reference_accuracy": accuracy(trained.reference, data.test, data),
         "pruned_test_accuracy": pruned,
         "test_images": len(data.test),
         "weights": counted.weights,

@@ -43,7 +43,7 @@ class Epoch(Record):
 
 @dataclass(frozen=True)
 class Best:
-    """The most accurate pruned network so far: its score, epoch, plain weights and masks."""
+    """The most accurate network so far: its score, epoch, plain weights and masks."""
 
     score: float
     epoch: int
@@ -63,6 +63,7 @@ class Checkpoint:
     method: dict[str, Tensor]
     history: list[Epoch]
     best: Best
+    reference: Best
 
     def save(self, path: Path) -> None:
         """Write the checkpoint in full or not at all."""
@@ -71,6 +72,7 @@ class Checkpoint:
             **self.__dict__,
             "history": [epoch.model_dump() for epoch in self.history],
             "best": dict(self.best.__dict__),
+            "reference": dict(self.reference.__dict__),
         }
         # Serialised in memory first: a full disk is then an OSError, whatever torch makes
         # of it, and never a file that ends in the middle.
@@ -95,6 +97,7 @@ class Checkpoint:
                     **content,
                     "history": [Epoch(**epoch) for epoch in content["history"]],
                     "best": Best(**content["best"]),
+                    "reference": Best(**content["reference"]),
                 }
             )
         except Exception as error:  # a damaged file fails in any way

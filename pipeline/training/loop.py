@@ -27,12 +27,23 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """The best network of a training, on the validation split, with its masks."""
+    """What a training found, selected on the validation split.
+
+    Attributes:
+        model: apparent weights of the epoch that is best once pruned.
+        masks: the weights of it that are kept.
+        best_epoch: its number.
+        reference: the most accurate network seen, whatever it spent: what the accuracy of
+            the pruned one is compared with.
+        reference_epoch: its number; 0 for the network the training started from.
+    """
 
     model: nn.Module
     masks: dict[str, Tensor]
     history: list[Epoch]
     best_epoch: int
+    reference: nn.Module
+    reference_epoch: int
 
 
 def train(
@@ -107,10 +118,13 @@ class _Loop:
         self.resumed = Checkpoint.load(checkpoint)
         self.history = list(self.resumed.history) if self.resumed else []
         self.best = self.resumed.best if self.resumed else None
+        self.reference = self.resumed.reference if self.resumed else None
 
     def run(self, model: nn.Module) -> Trained:
         """Train all phases that are left."""
         first = self.resumed.phase if self.resumed else 0
+        if self.reference is None:
+            self.reference = Best(self._accuracy(model), 0, _copied(model), {})
         for number, phase in enumerate(self.phases):
             before, model = model, self.method.attach(model, phase)
             if number >= first:
@@ -119,9 +133,14 @@ class _Loop:
                 lost = self._lost(self._accuracy(before), model) if event else None
                 self._train_phase(model, number, phase, lost)
         assert self.best is not None, "a training has at least one epoch"
-        final = plain(model).cpu()
-        final.load_state_dict(self.best.state)
-        return Trained(final.eval(), self.best.masks, self.history, self.best.epoch)
+        return Trained(
+            model=_with(model, self.best.state),
+            masks=self.best.masks,
+            history=self.history,
+            best_epoch=self.best.epoch,
+            reference=_with(model, self.reference.state),
+            reference_epoch=self.reference.epoch,
+        )
 
     def _accuracy(self, model: nn.Module) -> float:
         return accuracy(model, self.data.validation, self.data)
@@ -255,21 +274,19 @@ class _Loop:
             instability=instability,
         )
         self.history.append(entry)
+        state = _copied(plain(model))
         if self.best is None or entry.pruned_accuracy >= self.best.score:
-            self.best = Best(
-                score=entry.pruned_accuracy,
-                epoch=entry.epoch,
-                state={
-                    k: v.detach().cpu().clone() for k, v in plain(model).state_dict().items()
-                },
-                masks={k: v.cpu() for k, v in masks.items()},
-            )
+            kept = {name: mask.cpu() for name, mask in masks.items()}
+            self.best = Best(entry.pruned_accuracy, entry.epoch, state, kept)
+        if self.reference is None or entry.accuracy >= self.reference.score:
+            self.reference = Best(entry.accuracy, entry.epoch, state, {})
 
     def _checkpoint(
         self, number: int, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any
     ) -> None:
         assert self.path is not None
         assert self.best is not None
+        assert self.reference is not None
         Checkpoint(
             phase=number,
             epoch=epoch,
@@ -279,6 +296,7 @@ class _Loop:
             method=self.method.state(),
             history=self.history,
             best=self.best,
+            reference=self.reference,
         ).save(self.path)
 
     def _report(self) -> None:
@@ -289,6 +307,17 @@ class _Loop:
                 f"pruned {last.pruned_accuracy:.1%}"
             )
             self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """Return a plain copy on the CPU with the given weights, in evaluation mode."""
+    final = plain(model).cpu()
+    final.load_state_dict(state)
+    return final.eval()
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from pipeline.core.plugins import DATA
 from pipeline.core.record import Record
 from pipeline.data import Dataset
 
-KEYS = ("cifar10", "cifar100", "digits", "image_folder")
+KEYS = sorted(DATA.plugins())
 
 
-def test_the_data_sets_under_test_are_all_there_are():
-    assert sorted(DATA.plugins()) == sorted(KEYS)
+def test_the_listing_holds_what_ships():
+    assert {"cifar10", "cifar100", "digits", "image_folder"} <= set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -16,7 +16,7 @@ from pipeline.core.plugins import EXPORTERS, QUANTIZERS
 from pipeline.core.signature import Signature
 from pipeline.runtime.engines import open_model
 
-KEYS = ["onnx", "tflite"]
+KEYS = sorted(EXPORTERS.plugins())
 NEEDS = {
     "onnx": ["onnx", "onnxruntime"],
     "tflite": ["tensorflow", "onnx2tf", "ai_edge_litert"],
@@ -43,13 +43,13 @@ IMAGES = np.random.default_rng(2).standard_normal((32, 2, 6, 4)).astype(np.float
 
 
 def test_the_listing_is_known() -> None:
-    assert sorted(EXPORTERS.plugins()) == KEYS
+    assert {"onnx", "tflite"} <= set(KEYS)
     assert all(plugin.help for plugin in EXPORTERS.plugins().values())
 
 
 @pytest.fixture(scope="module", params=KEYS)
 def exported(request, tmp_path_factory):
-    absent = [name for name in NEEDS[request.param] if find_spec(name) is None]
+    absent = [name for name in NEEDS.get(request.param, []) if find_spec(name) is None]
     if absent:
         pytest.skip(f"not installed: {', '.join(absent)}")
     exporter = EXPORTERS.load(request.param)[0]()

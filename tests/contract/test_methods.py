@@ -15,11 +15,12 @@ from pipeline.graph.counting import prunable
 from pipeline.methods import Method, apparent, create, plain
 from pipeline.training.loop import train
 
-KEYS = ("continuous", "dense", "gradual", "lottery", "magnitude", "reparam")
+KEYS = sorted(METHODS.plugins())
 
 
-def test_the_methods_under_test_are_all_there_are():
-    assert sorted(METHODS.plugins()) == sorted(KEYS)
+def test_the_listing_holds_what_ships():
+    shipped = {"continuous", "dense", "gradual", "lottery", "magnitude", "reparam"}
+    assert shipped <= set(KEYS)
 
 
 @pytest.fixture(params=KEYS)

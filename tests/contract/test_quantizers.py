@@ -8,12 +8,12 @@ from pipeline.core.errors import PareError
 from pipeline.core.plan import SchemePlan
 from pipeline.core.plugins import QUANTIZERS
 
-KEYS = ["dynamic_range", "float16", "float32", "int8"]
+KEYS = sorted(QUANTIZERS.plugins())
 FORMATS = {"onnx", "tflite"}
 
 
 def test_the_listing_is_known() -> None:
-    assert sorted(QUANTIZERS.plugins()) == KEYS
+    assert {"dynamic_range", "float16", "float32", "int8"} <= set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)

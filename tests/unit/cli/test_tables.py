@@ -1,11 +1,12 @@
 """What the tables at the end of a run say."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from pipeline.cli.tables import _targets
+from pipeline.cli.tables import _targets, print_report
 
 
 def shown(target):
@@ -46,3 +47,75 @@ def test_the_nearest_file_is_shown_with_its_figures_and_said_to_be_it(
 ):
     target = {"id": "chip", "chosen": chosen, "nearest": nearest, "files": files, "why": "why"}
     assert " ".join(shown(target)) == expected
+
+
+def file(name, size, **changed):
+    figure = {"value": 0.123456}
+    return {
+        "file": name, "format": name.rpartition(".")[2], "scheme": name.split(".")[1],
+        "state": "made", "bytes": size, "gzip_bytes": size - 1,
+        "parity": {
+            "top1": figure, "agreement": 0.999, "max_steps": None, "max_abs_difference": 1e-7
+        },
+        "latency": [{"median": figure, "p90": figure}], **changed,
+    }  # fmt: skip
+
+
+MADE = [
+    file("model.float32.onnx", 17_234_567),
+    file("model.dynamic_range.tflite", 4_345_678),
+    file("model.int8.tflite", 4_123_456, state="rejected"),
+    file("model.float16.tflite", 1, state="refused"),
+]
+CHIP = {"id": "chip", "chosen": "model.float32.onnx", "nearest": None, "why": "it is [red]"}
+
+
+def printed(width, files=MADE, targets=()):
+    console = Console(file=io.StringIO(), width=width)
+    report = {"files": files, "targets": list(targets)}
+    print_report(console, report, Path("run"))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_names_and_sizes_are_whole_in_a_terminal_of_any_width(width):
+    text = printed(width, targets=[{**CHIP, "files": [row("model.float32.onnx", 1.0)]}])
+    for entry in MADE:
+        assert entry["file"] in text
+        if entry["state"] != "refused":
+            assert f"{entry['bytes']:,}" in text
+            assert f"{entry['gzip_bytes']:,}" in text
+    assert "…" not in text
+    assert ("median ms" in text) == (width == 120)  # a table where there is room for one
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_a_narrow_terminal_gets_a_block_of_lines_a_file_and_a_target():
+    chip = {**CHIP, "files": [row("model.float32.onnx", 1.0)]}
+    lines = printed(40, [MADE[0], MADE[3]], [chip]).splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "Files: difference from PyTorch, host",
+        "latency with one thread",
+        "model.float32.onnx",
+        "  onnx float32",
+        "  17,234,567 bytes, gzip 17,234,566",
+        "  top-1 12.35%, 1.0e-07, 99.9%",
+        "  median 0.123 ms, p90 0.123 ms",
+        "model.float16.tflite",
+        "  tflite float16",
+        "  refused",
+        "",
+        "Targets",
+        "chip: fits yes",
+        "  model.float32.onnx",
+        "  latency at least 1 ms (bound)",
+        "  peak RAM 0.5 MB",
+        "  it is [red]",
+        "",
+        "report: run/report.html",
+    ]
+
+
+def test_without_targets_a_line_says_so():
+    assert "Targets" not in printed(120)
+    assert "no target was asked for\n" in printed(120)

@@ -8,7 +8,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.plugins import DATA, EXPORTERS, METHODS, MODELS, QUANTIZERS
 
 ROOMS = {
-    METHODS: {"dense", "magnitude", "reparam"},
+    METHODS: {"continuous", "dense", "gradual", "lottery", "magnitude", "reparam"},
     MODELS: {
         "conv2", "conv4", "conv6", "resnet8", "resnet18", "resnet20", "vgg16", "vgg19",
         "torchvision",
@@ -56,7 +56,7 @@ def test_the_users_own_is_loaded_by_module_and_name():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("reparm", r"no method named 'reparm'\. Did you mean 'reparam'\? Known: dense, "),
+        ("reparm", r"no method named 'reparm'\. Did you mean 'reparam'\? Known: continuous, "),
         ("no_such_module:thing", "needs the Python module 'no_such_module'.*check the name"),
         ("reparm:thing", "'reparm', which is not installed. Did you mean 'reparam'"),
         ("textwrap:nothing", "module textwrap has no 'nothing'"),

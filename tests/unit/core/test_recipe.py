@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import PareError
+from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Recipe, fingerprint, shipped
+from pipeline.methods import create
 
 
 def loaded(*overrides):
@@ -96,6 +98,120 @@ def test_what_is_not_allowed_is_refused_with_file_key_and_value(override, messag
         loaded(override)
 
 
+@pytest.mark.parametrize("method", METHODS.plugins())
+def test_every_method_takes_the_place_of_the_recipes_own(method):
+    weights = "budget.weights=1" if method == "dense" else "budget.weights=0.5"
+    recipe = loaded(f"method.name={method}", weights)
+    assert create(recipe.method, recipe.budget) is not None
+
+
+OWN = """
+targets = ["raspberry-pi-4b", "devices/own.toml"]
+[model]
+name = "conv2"
+width = 4
+checkpoint = "weights/first.safetensors"
+[data]
+name = "image-folder:images"
+size = 16
+validation_fraction = 0.3
+[method]
+name = "reparam"
+mixing = 3.0
+"""
+
+
+DEVICE = """
+schema = "edge-target/1"
+id = "own"
+name = "own"
+class = "sbc"
+[platform]
+os = "linux"
+[constraints]
+basis = "assumed"
+source = "test"
+formats = ["onnx"]
+dtypes = ["fp32"]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "mine" / "devices").mkdir(parents=True)
+    (tmp_path / "mine" / "devices" / "own.toml").write_text(DEVICE)
+    (tmp_path / "mine" / "own.toml").write_text(OWN)
+    return tmp_path / "mine" / "own.toml"
+
+
+def test_another_plugin_takes_nothing_from_the_file_but_what_all_share(own):
+    names = ["model.name=vgg16", "data.name=digits", "method.name=magnitude"]
+    recipe = Recipe.load(own, [*names, "model.width=8"])
+    assert (recipe.model.options, recipe.model.checkpoint) == ({"width": 8}, None)
+    assert (recipe.data.options, recipe.data.validation_fraction) == ({}, 0.3)
+    assert recipe.method.options == {}
+    first = Recipe.load(own, ["model.width=8", *names])
+    assert first == recipe  # in whatever order
+
+
+def test_the_same_plugin_keeps_the_options_of_the_file(own, tmp_path):
+    names = ["model.name=conv2", f"data.name=image-folder:{tmp_path}", "method.name=reparam"]
+    recipe = Recipe.load(own, names)
+    assert recipe.model.options == {"width": 4}
+    assert recipe.data.options == {"size": 16}
+    assert recipe.method.options == {"mixing": 3.0}
+
+
+def test_a_path_in_a_file_starts_at_the_file(own, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = Recipe.load("../mine/own.toml")
+    folder = tmp_path / "elsewhere" / ".." / "mine"
+    assert recipe.targets == ["raspberry-pi-4b", f"{folder}/devices/own.toml"]
+    assert recipe.model.checkpoint == f"{folder}/weights/first.safetensors"
+    assert recipe.data.name == f"image-folder:{folder}/images"
+
+
+def test_a_path_of_an_override_starts_at_the_current_folder(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own.parent / "devices")
+    recipe = Recipe.load(
+        own,
+        [
+            "targets=['own.toml']",
+            "model.checkpoint=w.pt",
+            "data.name=image_folder:here",
+            "data.root=data",
+        ],
+    )
+    here = own.parent / "devices"
+    assert recipe.targets == [f"{here}/own.toml"]
+    assert recipe.model.checkpoint == f"{here}/w.pt"
+    assert recipe.data.name == f"image_folder:{here}/here"
+    assert recipe.data.options["root"] == f"{here}/data"
+    written = tmp_path / "recipe.toml"
+    written.write_text(recipe.to_toml())
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.load(written) == recipe  # a run goes on from any folder
+
+
+def test_a_recipe_that_ships_downloads_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.load("cifar10").data.options["root"] == str(tmp_path / "data")
+
+
+def test_a_path_may_start_at_the_home_of_the_user(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = Recipe.load(own, ["model.checkpoint=~/w.pt", "data.name=image-folder:~/a"])
+    assert recipe.model.checkpoint == str(tmp_path / "w.pt")
+    assert recipe.data.name == f"image-folder:{tmp_path}/a"
+
+
+def test_a_target_file_that_is_missing_is_named_in_full(own):
+    (own.parent / "devices" / "own.toml").unlink()
+    with pytest.raises(PareError, match=f"no file at {own.parent}/devices/own.toml"):
+        Recipe.load(own)
+
+
 def test_an_unknown_recipe_and_a_missing_file_are_refused(tmp_path):
     with pytest.raises(PareError, match=r"no recipe named 'quikstart'. Did you mean 'quickst"):
         Recipe.load("quikstart")
@@ -166,3 +282,23 @@ def test_the_fingerprint_follows_the_files_a_recipe_names(tmp_path, monkeypatch)
     module.write_text("changed = True")
     seen.append(fingerprint(recipe))
     assert len(set(seen)) == 4
+
+
+@pytest.mark.parametrize("room", ["model", "data", "method"])
+def test_the_fingerprint_follows_what_the_users_code_imports(room, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"own_{room}_main.py").write_text(f"import own_{room}_layers")
+    layers = tmp_path / f"own_{room}_layers.py"
+    layers.write_text("")
+    recipe = loaded(f"{room}.name=own_{room}_main:thing")
+    before = fingerprint(recipe)
+    layers.write_text("changed = True")
+    assert fingerprint(recipe) != before
+
+
+def test_a_recipe_that_ships_is_the_same_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Recipe.load(shipped()["cifar10"]) == Recipe.load("cifar10")
+    folder = shipped()["cifar10"].parent
+    crooked = folder / ".." / folder.name / "cifar10.toml"
+    assert Recipe.load(crooked) == Recipe.load("cifar10")

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +61,54 @@ def test_a_wrong_value_is_named_with_what_is_allowed():
     assert refusal({"name": "a", "inner": {"width": 0}}) == (
         "own.toml: inner.width = 0: input should be greater than or equal to 1."
     )
+
+
+class Kinds(Record):
+    whole: int = 1
+    number: float = 1.0
+    switch: bool = True
+    text: str = ""
+    several: list[str] = Field(default_factory=list)
+    pair: tuple[float, ...] = ()
+    one_of: Literal["a", "b"] = "a"
+    inner: Inner = Inner()
+    named: dict[str, Inner] = Field(default_factory=dict)
+
+
+class Nothing(Record):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("whole", "x", "whole = 'x': a whole number is wanted."),
+        ("whole", 1.5, "whole = 1.5: a whole number is wanted."),
+        ("whole", [1], "whole = [1]: a whole number is wanted."),
+        ("number", "x", "number = 'x': a number is wanted."),
+        ("number", [], "number = []: a number is wanted."),
+        ("number", float("nan"), "number = nan: a finite number is wanted."),
+        ("switch", "maybe", "switch = 'maybe': true or false is wanted."),
+        ("switch", [], "switch = []: true or false is wanted."),
+        ("text", 3, 'text = 3: a text is wanted: "3".'),
+        ("several", "pi", "several = 'pi': a list is wanted: [\"pi\"]."),
+        ("several", {}, "several = {}: a list is wanted."),
+        ("pair", 0.5, "pair = 0.5: a list is wanted: [0.5]."),
+        ("one_of", "c", "one_of = 'c': choose 'a' or 'b'."),
+        ("inner", 0.5, "inner = 0.5: this is a table; its keys: width."),
+        ("named", 1, "named = 1: a table is wanted."),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_plain_words(key, value, message):
+    with pytest.raises(PareError) as caught:
+        parse(Kinds, {key: value}, "own.toml")
+    assert str(caught.value) == f"own.toml: {message}"
+
+
+def test_what_takes_no_options_says_so():
+    with pytest.raises(PareError) as caught:
+        parse(Nothing, {"mixing": 1}, "method 'dense'")
+    assert str(caught.value) == "method 'dense': unknown key 'mixing'. It takes no options."
 
 
 def test_every_problem_gets_its_own_line():

@@ -45,6 +45,10 @@ def test_metadata_is_complete() -> None:
     }
 
 
+def test_a_licence_that_is_not_known_has_no_key() -> None:
+    assert "licence" not in signature().metadata("NHWC")
+
+
 def test_json_both_ways() -> None:
     assert Signature.model_validate_json(signature().model_dump_json()) == signature()
 

@@ -81,6 +81,17 @@ def test_side_car_and_metadata_props_say_the_same(exported) -> None:
         }
 
 
+def test_what_a_file_does_not_have_is_not_written_down(exported, tmp_path: Path) -> None:
+    model, images, sign, _, _ = exported
+    bare = sign.model_copy(update={"licence": None})
+    path = ToOnnx().write(model, [Float32.plan("onnx")], bare, images, tmp_path, 60)["float32"]
+    absent = {"licence", "granularity", "output_step"}
+    assert not absent & json.loads((tmp_path / f"{path.name}.json").read_text()).keys()
+    props = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert not absent & props.keys()
+    assert "null" not in props.values()
+
+
 def test_int8_weights_have_a_scale_a_channel(exported, tmp_path: Path) -> None:
     model, images, sign, _, files = exported
     plan = Int8.plan("onnx", "per-tensor")

@@ -119,6 +119,16 @@ def test_the_users_own_network():
         ("conv2", {"seed": 3}, "no option 'seed'"),
         ("conv2", {"classes": 3}, "no option 'classes'"),
         ("resnet20", {"shortcut": "C"}, "'C' is not allowed; choose 'A' or 'B'"),
+        *(
+            (
+                key,
+                {"width": width},
+                rf"{key}' cannot be built: width = .*: a whole number of at",
+            )
+            for key in ("conv2", "conv6", "vgg16", "resnet8", "resnet18", "resnet20")
+            for width in (0, -1, 0.25, "8", True, None)
+        ),
+        ("conv4", {"hidden": 0}, "hidden = 0: a whole number of at least 1 is wanted"),
         ("conv6", {"size": 4}, "3 pools need at least 8 pixels, got 4"),
         ("vgg16", {"size": 8}, "four pools need at least 16 pixels, got 8"),
         (

@@ -242,7 +242,7 @@ def test_a_drop_names_its_larger_cause_and_what_helps_against_it(
     assert found.passed is False
     assert found.why == (
         "5.5 points against a limit of 3.5 points, 2 points over; top-1 82.00%, of the "
-        f"trained network 87.50%; {cause}"
+        f"best network in training 87.50%; {cause}"
     )
     assert remedy in found.remedy
     others = {"keep more weights", "calibrate", "max_float"} - {
@@ -254,7 +254,7 @@ def test_a_drop_names_its_larger_cause_and_what_helps_against_it(
 def test_a_drop_within_the_limit_needs_no_cause():
     found = check("accuracy drop", judge(candidate(compact_top1=0.5), CAMERA))
     assert found.passed is True
-    assert found.why.endswith("top-1 87.00%, of the trained network 87.50%")
+    assert found.why.endswith("top-1 87.00%, of the best network in training 87.50%")
     assert not found.remedy
 
 

@@ -141,9 +141,8 @@ class Scripted(Method):
     [([0.1, 0.9, 0.5], 2), ([0.5, 0.5, 0.5], 3), ([0.9, 0.1, 0.9], 3), ([0.9, 0.2, 0.1], 1)],
 )
 def test_the_last_of_the_most_accurate_pruned_networks_is_kept(monkeypatch, scores, best):
-    calls = iter(
-        [value for score in scores for value in (1.0, score)]
-    )  # as trained, as pruned
+    # The network it starts from, then as trained and as pruned.
+    calls = iter([0.0, *(value for score in scores for value in (1.0, score))])
     monkeypatch.setattr("pipeline.training.loop.accuracy", lambda *args: next(calls))
     states = []
     how = Scripted(Scripted.Params(), Budget())
@@ -156,6 +155,30 @@ def test_the_last_of_the_most_accurate_pruned_networks_is_kept(monkeypatch, scor
     assert result.best_epoch == best
     assert same_weights(result.model.state_dict(), states[best - 1])
     assert not same_weights(states[0], states[1])
+
+
+@pytest.mark.parametrize(
+    ("first", "scores", "epoch"),
+    [(0.1, [0.4, 0.9, 0.9, 0.2], 3), (0.95, [0.4, 0.9, 0.9, 0.2], 0)],
+)
+def test_the_reference_is_the_most_accurate_network_seen(monkeypatch, first, scores, epoch):
+    """Whatever the phase, pruned or not; a network that starts better stays the reference."""
+    events = [first, scores[0], 0.1, scores[1], 0.1, 0.5, 0.5, scores[2], 0.1, scores[3], 0.1]
+    calls = iter(events)  # between the phases, before and after the pruning
+    monkeypatch.setattr("pipeline.training.loop.accuracy", lambda *args: next(calls))
+    result = trained(method("magnitude", finetune_epochs=2), epochs=2)
+    assert result.reference_epoch == epoch
+    assert result.best_epoch == 4
+
+
+def test_a_ruined_network_is_compared_with_what_it_was(monkeypatch):
+    """Fine-tuning cannot hide what the pruning cost: the reference is not the pruned one."""
+    tiny = create(Choice(name="magnitude", finetune_epochs=1), Budget(weights=0.004))
+    result = train(conv_net(width=8), tiny, digits(600), options(epochs=6, lr=0.1), seed=0)
+    data = digits(600)
+    reference = accuracy(result.reference, data.test, data)
+    assert reference > 0.5
+    assert accuracy(result.model, data.test, data) < reference - 0.2
 
 
 def test_the_best_of_the_final_phase_is_kept_and_not_a_better_one_before():
