@@ -48,6 +48,7 @@ golden: setup ## rewrite the golden files and show what changed
 results: setup ## make the tables under benchmarks/results again
 	$(BIN)/pare run
 	$(BIN)/python benchmarks/quickstart_methods.py
+	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/readme_tables.py
 
 wheel: setup ## build the wheel into dist/

@@ -1,0 +1,86 @@
+"""Time of a training step of each method against a dense one, side by side.
+
+    python benchmarks/step_time.py
+
+One thread, batches of 64 random images; dense and the method take turns, and the ratio of
+their medians counts, as times on a shared machine drift. Writes its table to
+benchmarks/results/step_time.md.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.core.artifact import versions
+from pipeline.core.budget import Budget
+from pipeline.core.recipe import Choice
+from pipeline.core.rundir import write_text
+from pipeline.methods import Method, create
+from pipeline.models import build
+
+RESULTS = Path(__file__).parent / "results"
+NETWORKS = {"conv2": (1, 8), "resnet8": (3, 32)}
+METHODS = ("reparam", "gradual", "continuous")
+STEPS = 40
+
+
+class Step:
+    """One method on one network, ready to take training steps."""
+
+    def __init__(self, method: str, network: str) -> None:
+        channels, size = NETWORKS[network]
+        budget = Budget(weights=1.0 if method == "dense" else 0.1)
+        self.method: Method = create(Choice(name=method), budget)
+        model = build(network, {}, classes=10, channels=channels, size=size, seed=0)
+        self.model: nn.Module = self.method.attach(model, self.method.phases(10)[0])
+        groups = self.method.parameter_groups(self.model, 0.05)
+        self.optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
+        self.images = torch.randn(64, channels, size, size)
+        self.labels = torch.randint(0, 10, (64,))
+
+    def milliseconds(self) -> float:
+        began = time.perf_counter()
+        task: Tensor = F.cross_entropy(self.model(self.images), self.labels)
+        extra = self.method.loss(self.model, 0.5)
+        (task if extra is None else task + extra).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(self.model, 0.5)
+        return (time.perf_counter() - began) * 1e3
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = [row(method, network) for network in NETWORKS for method in METHODS]
+    how = (
+        f"Median of {STEPS} steps, one thread, batch 64, in turns; torch "
+        f"{versions()['torch']}. Made by `python benchmarks/step_time.py`."
+    )
+    lines = [
+        "# Training step against dense",
+        "",
+        how,
+        "",
+        "| network | method | dense ms | method ms | ratio |",
+        "|---|---|---:|---:|---:|",
+        *rows,
+    ]
+    write_text(RESULTS / "step_time.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def row(method: str, network: str) -> str:
+    dense, own = Step("dense", network), Step(method, network)
+    times = [(dense.milliseconds(), own.milliseconds()) for _ in range(STEPS)]
+    before, after = (statistics.median(column) for column in zip(*times, strict=True))
+    return f"| {network} | {method} | {before:.1f} | {after:.1f} | {after / before:.2f} |"
+
+
+if __name__ == "__main__":
+    main()
