@@ -185,9 +185,12 @@ def _is_harmless(reader: fx.Node, flattening: set[fx.Node]) -> bool:
         return True
     if reader.target is getattr and reader.args[1] in ("ndim", "dtype", "device"):
         return True
-    by_method = reader.op == "call_method" and reader.target == "size"
-    by_attribute = reader.target is getattr and reader.args[1:] == ("shape",)
-    return (by_method or by_attribute) and _ends_in(reader, flattening)
+    return _asks_shape(reader) and _ends_in(reader, flattening)
+
+
+def _asks_shape(node: fx.Node) -> bool:
+    by_method = node.op == "call_method" and node.target == "size"
+    return by_method or (node.target is getattr and node.args[1:] == ("shape",))
 
 
 def _ends_in(size: fx.Node, flattening: set[fx.Node]) -> bool:
@@ -195,10 +198,10 @@ def _ends_in(size: fx.Node, flattening: set[fx.Node]) -> bool:
     if _picks_another_axis(size):
         return True
     return all(
-        user in flattening or (not is_channel_value(user) and _ends_in(user, flattening))
+        user in flattening
+        or (user.op != "output" and not is_channel_value(user) and _ends_in(user, flattening))
         for user in size.users
-        if user.op != "output"
-    ) and not any(user.op == "output" for user in size.users)
+    )
 
 
 def _picks_another_axis(size: fx.Node) -> bool:
@@ -208,7 +211,7 @@ def _picks_another_axis(size: fx.Node) -> bool:
     elif size.target is operator.getitem and isinstance(size.args[0], fx.Node):
         asked, axis = size.args
         assert isinstance(asked, fx.Node)
-        if not (asked.target is getattr or asked.target == "size"):
+        if not _asks_shape(asked):
             return False
         source = asked.args[0]
     else:

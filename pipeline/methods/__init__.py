@@ -21,7 +21,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Choice
 from pipeline.core.record import Record, parse
-from pipeline.graph.counting import PRUNABLE, prunable
+from pipeline.graph.counting import PRUNABLE, prunable, prunable_count
 
 P = TypeVar("P", bound=nn.Module)
 
@@ -76,6 +76,14 @@ class Method:
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Act after each epoch."""
+
+    def kept(self, model: nn.Module) -> int:
+        """Return how many of the model's weights the budget pays for."""
+        return self.budget.kept(prunable_count(model))
+
+    def largest(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return masks of the weights of largest magnitude, exactly the budget's number."""
+        return top_k(magnitudes(model), self.kept(model))
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed training cannot compute anew, by name."""
@@ -142,6 +150,16 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     for name, mask in masks.items():
         bare.get_parameter(name).mul_(mask)
     return bare
+
+
+def magnitudes(model: nn.Module) -> dict[str, Tensor]:
+    """Return the magnitude of each weight the network computes with, by parameter name."""
+    return {name: weight.abs() for name, weight in apparent(model).items()}
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the model's state on the CPU, which no later step changes."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def attached(model: nn.Module, kind: type[P]) -> Iterator[tuple[str, P, Tensor]]:

@@ -13,7 +13,16 @@ from torch.nn.utils import parametrize
 from pipeline.core.budget import Budget
 from pipeline.core.record import Record
 from pipeline.graph.counting import PRUNABLE, prunable_count
-from pipeline.methods import Method, Phase, apparent, attached, plain, top_k, with_masks
+from pipeline.methods import (
+    Method,
+    Phase,
+    attached,
+    magnitudes,
+    plain,
+    snapshot,
+    top_k,
+    with_masks,
+)
 
 
 class SoftMask(nn.Module):
@@ -93,7 +102,7 @@ class Continuous(Method):
         if phase.name != "round 0":
             return self._next_round(model)
         own = super().attach(model, phase)
-        self._early = _copied(own)
+        self._early = snapshot(own)
         for module in own.modules():
             if isinstance(module, PRUNABLE):
                 start = torch.full_like(module.weight, self.params.initial)
@@ -137,11 +146,10 @@ class Continuous(Method):
         self.after_step(model, progress)
         self._epochs += 1
         if self._epochs == self.params.rewind_epochs:
-            self._early = {
-                name.replace(".parametrizations.weight.original", ".weight"): value
-                for name, value in _copied(model).items()
-                if ".parametrizations.weight.0." not in name
+            latent = {
+                name: w.detach().cpu().clone() for name, _, w in attached(model, SoftMask)
             }
+            self._early = {**snapshot(plain(model)), **latent}
 
     def cost(self, model: nn.Module) -> float | None:
         """Return the sum of the masks as a fraction of all weights, while they are soft."""
@@ -152,11 +160,10 @@ class Continuous(Method):
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest s, or what the ticket keeps: the budget's number."""
         soft = {name: mask for name, mask, _ in attached(model, SoftMask)}
-        scores = {name: weight.abs() for name, weight in apparent(model).items()}
+        scores = magnitudes(model)
         if soft:
             scores = {name: soft[name].s.detach() for name in scores}
-        total = sum(score.numel() for score in scores.values())
-        return top_k(scores, self.budget.kept(total))
+        return top_k(scores, self.kept(model))
 
     def state(self) -> dict[str, Tensor]:
         """Return the early weights, and how many epochs were made."""
@@ -166,7 +173,3 @@ class Continuous(Method):
         """Take them back."""
         self._early = {k: v for k, v in state.items() if k != "continuous.epochs"}
         self._epochs = int(state["continuous.epochs"])
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}

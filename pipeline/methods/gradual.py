@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.counting import prunable_count
-from pipeline.methods import Method, Phase, apparent, hold, top_k, with_masks
+from pipeline.methods import Method, Phase, apparent, hold, magnitudes, top_k, with_masks
 
 
 class Gradual(Method):
@@ -69,16 +69,12 @@ class Gradual(Method):
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Remove the smallest of the weights that are left."""
-        total = prunable_count(model)
-        keep = self.budget.kept(total)
+        keep = self.kept(model)
         if progress < self.params.end:
-            keep = max(keep, round(self.kept_fraction(progress) * total))
-        hold(model, top_k(self._scores(model), keep))
+            part = round(self.kept_fraction(progress) * prunable_count(model))
+            keep = max(keep, part)
+        hold(model, top_k(magnitudes(model), keep))
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest magnitude, exactly the budget's number."""
-        total = prunable_count(model)
-        return top_k(self._scores(model), self.budget.kept(total))
-
-    def _scores(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: weight.abs() for name, weight in apparent(model).items()}
+        return self.largest(model)

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from pipeline.core.budget import Budget
 from pipeline.core.record import Record
 from pipeline.graph.counting import PRUNABLE
-from pipeline.methods import Method, Phase, apparent, plain, top_k, with_masks
+from pipeline.methods import (
+    Method,
+    Phase,
+    magnitudes,
+    plain,
+    snapshot,
+    top_k,
+    with_masks,
+)
 
 
 class Lottery(Method):
@@ -73,7 +81,7 @@ class Lottery(Method):
         """Prune what the last round trained and set the rest back."""
         number = int(phase.name.removeprefix("round "))
         if number == 0:
-            self._start = _copied(model)
+            self._start = snapshot(model)
             return super().attach(model, phase)
         masks = self._masks_after(model, number)
         return with_masks(self._reset(model, number), masks)
@@ -83,7 +91,7 @@ class Lottery(Method):
         del progress
         self._steps += 1
         if self.params.reset == "rewind" and self._steps == self.params.rewind_steps:
-            self._start = _copied(plain(model))
+            self._start = snapshot(plain(model))
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep what the last pruning keeps, exactly the budget's number."""
@@ -100,7 +108,7 @@ class Lottery(Method):
 
     def _masks_after(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """Return the masks after ``number`` prunings; none revives what is zero."""
-        scores = {name: weight.abs() for name, weight in apparent(model).items()}
+        scores = magnitudes(model)
         total = sum(score.numel() for score in scores.values())
         part = self.budget.weights ** (number / self.params.rounds)
         keep = max(self.budget.kept(total), round(part * total))
@@ -140,7 +148,3 @@ class Lottery(Method):
             return bare
         bare.load_state_dict(self._start)
         return bare
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}

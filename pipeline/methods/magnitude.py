@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.record import Record
-from pipeline.graph.counting import prunable_count
-from pipeline.methods import Method, Phase, apparent, top_k, with_masks
+from pipeline.methods import Method, Phase, with_masks
 
 
 class Magnitude(Method):
@@ -56,7 +54,4 @@ class Magnitude(Method):
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest magnitude, exactly as many as the budget pays for."""
-        scores = {name: weight.abs() for name, weight in apparent(model).items()}
-        total = prunable_count(model)
-        with torch.no_grad():
-            return top_k(scores, self.budget.kept(total))
+        return self.largest(model)

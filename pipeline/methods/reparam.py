@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from pipeline.core.budget import Budget
 from pipeline.core.record import Record
 from pipeline.graph.counting import PRUNABLE, prunable_count
-from pipeline.methods import Method, Phase, apparent, attached, top_k
+from pipeline.methods import Method, Phase, attached
 
 
 def h(x: Tensor, t: Tensor, n: int = 4) -> Tensor:
@@ -129,7 +129,7 @@ class Reparam(Method):
     def loss(self, model: nn.Module, progress: float) -> Tensor:
         """Return the budget loss, normalised by the cost before the first step."""
         assert self._initial_cost is not None, "attach comes first"
-        overspent = (_cost(model) - self._target(model)) / self._initial_cost
+        overspent = (_cost(model) - self.kept(model)) / self._initial_cost
         ramp = min(1.0, progress / self.params.ramp) if self.params.ramp else 1.0
         return self.params.mixing * ramp * overspent.square()
 
@@ -140,12 +140,7 @@ class Reparam(Method):
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest apparent magnitude, exactly the budget's number."""
-        scores = {name: weight.abs() for name, weight in apparent(model).items()}
-        with torch.no_grad():
-            return top_k(scores, self._target(model))
-
-    def _target(self, model: nn.Module) -> int:
-        return self.budget.kept(prunable_count(model))
+        return self.largest(model)
 
 
 def _cost(model: nn.Module) -> Tensor:

@@ -91,6 +91,10 @@ class Context:
         model = rebuild(self.network(), self.data.shape, plan)
         return _with_weights(model, folder / "model.safetensors")
 
+    def metric(self, stage: str, name: str) -> float:
+        """Return a figure that a finished stage recorded."""
+        return float(read_json(self.inputs[stage] / "stage.json")["metrics"][name])
+
     def masks(self) -> dict[str, Tensor]:
         """Return the masks that training left, boolean, by parameter name."""
         from safetensors.torch import load_file

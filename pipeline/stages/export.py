@@ -41,7 +41,8 @@ def run(context: Context) -> dict[str, Any]:
     ]
     calibration = np.load(context.inputs["quantize"] / "calibration.npy", allow_pickle=False)
     made: dict[str, Path | ExportFailure] = {}
-    network = fold_batch_norm(context.compacted())
+    compact = context.compacted()
+    network = fold_batch_norm(compact)
     options = context.recipe.export
     for file_format in sorted({plan.format for plan in plans}):
         exporter = EXPORTERS.load(file_format)[0](opset=options.opset)
@@ -55,7 +56,7 @@ def run(context: Context) -> dict[str, Any]:
             options.converter_timeout_s,
         )
         made |= {plan.file_name: written[plan.scheme] for plan in own}
-    reference = logits(context.compacted(), context.data.test.images, context.data)
+    reference = logits(compact, context.data.test.images, context.data)
     files = [
         _examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans
     ]

@@ -23,8 +23,8 @@ def run(context: Context) -> dict[str, Any]:
     folder, options = context.inputs["export"], context.recipe.profile
     files = [f for f in read_json(folder / "files.json") if f["state"] == "made"]
     references = {
-        "reference_top1": _metric(context, "train", "reference_accuracy"),
-        "compact_top1": _metric(context, "compact", "test_accuracy"),
+        "reference_top1": context.metric("train", "reference_accuracy"),
+        "compact_top1": context.metric("compact", "test_accuracy"),
     }
     graphs = {entry["file"]: read(folder / entry["file"]) for entry in files}
     local = Local(
@@ -91,10 +91,6 @@ def _verdict(
         "files": [_row(verdict) for verdict in verdicts],
         "lost": {loss.file: loss.reason for loss in choice.lost},
     }
-
-
-def _metric(context: Context, stage: str, name: str) -> float:
-    return float(read_json(context.inputs[stage] / "stage.json")["metrics"][name])
 
 
 def _nearest(verdicts: list[Verdict]) -> Verdict | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.rundir import read_json, write_json
+from pipeline.core.rundir import write_json
 from pipeline.graph.channels import analyse, effective_masks
 from pipeline.graph.counting import count
 from pipeline.graph.surgery import plan_cuts
@@ -54,9 +54,7 @@ def run(context: Context) -> dict[str, Any]:
 def _warn(context: Context, pruned: float, *, disconnected: bool) -> None:
     """Say before the long way to the files that nothing good can come of them."""
     remedy = "Train longer, raise budget.weights or choose another method."
-    reference = read_json(context.inputs["train"] / "stage.json")["metrics"][
-        "reference_accuracy"
-    ]
+    reference = context.metric("train", "reference_accuracy")
     budgets = [target.budgets for target in context.targets]
     limits = [b.accuracy_drop_pct for b in budgets if b and b.accuracy_drop_pct is not None]
     lost = (reference - pruned) * 100

@@ -22,7 +22,7 @@ class Terminal:
 
     def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
         """Print what a stage did and how long it took."""
-        self._close()
+        self.close()
         took = "skipped" if seconds is None else f"{seconds:.1f} s"
         self.console.print(
             f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {text}", soft_wrap=True
@@ -45,14 +45,11 @@ class Terminal:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        self._close()
+        self.close()
         self.console.print(f"[yellow]warning:[/] {text}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away, so that what comes next starts on a line of its own."""
-        self._close()
-
-    def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core.errors import PareError
 from pipeline.core.rundir import CHECKPOINT, write_json
-from pipeline.graph.counting import count, prunable
+from pipeline.graph.counting import count, prunable_count
 from pipeline.graph.trace import trace
 from pipeline.methods import create, masked
 from pipeline.stages.context import Context
@@ -29,7 +29,7 @@ def run(context: Context) -> dict[str, Any]:
     model = context.network()
     method = create(recipe.method, recipe.budget)
     # What can't be paid for or can't be compacted is refused before it is trained.
-    recipe.budget.kept(sum(weight.numel() for weight in prunable(model).values()))
+    recipe.budget.kept(prunable_count(model))
     trace(model, data.shape)
     trained = train(
         model,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
-from pipeline.methods import Method, Phase, masked, plain
+from pipeline.methods import Method, Phase, masked, plain, snapshot
 from pipeline.training.checkpoint import Best, Checkpoint, Epoch
 from pipeline.training.evaluation import accuracy
 from pipeline.training.schedule import optimizer_for, scheduler_for
@@ -124,7 +124,7 @@ class _Loop:
         """Train all phases that are left."""
         first = self.resumed.phase if self.resumed else 0
         if self.reference is None:
-            self.reference = Best(self._accuracy(model), 0, _copied(model), {})
+            self.reference = Best(self._accuracy(model), 0, snapshot(model), {})
         for number, phase in enumerate(self.phases):
             before, model = model, self.method.attach(model, phase)
             if number >= first:
@@ -274,7 +274,7 @@ class _Loop:
             instability=instability,
         )
         self.history.append(entry)
-        state = _copied(plain(model))
+        state = snapshot(plain(model))
         if self.best is None or entry.pruned_accuracy >= self.best.score:
             kept = {name: mask.cpu() for name, mask in masks.items()}
             self.best = Best(entry.pruned_accuracy, entry.epoch, state, kept)
@@ -307,10 +307,6 @@ class _Loop:
                 f"pruned {last.pruned_accuracy:.1%}"
             )
             self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
