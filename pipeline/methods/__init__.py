@@ -49,9 +49,13 @@ class Method:
     #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
     prunes_after_epochs: ClassVar[bool] = False
 
-    def __init__(self, params: Record, budget: Budget) -> None:
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
         self.params = params
         self.budget = budget
+        #: Of one image, ``(c, h, w)``: what a method needs that looks at the graph.
+        self.shape = shape
 
     def phases(self, epochs: int) -> list[Phase]:
         """Return the phases of a training of ``epochs`` epochs."""
@@ -105,8 +109,13 @@ class Method:
         }
 
 
-def create(choice: Choice, budget: Budget) -> Method:
+def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None) -> Method:
     """Create the method a recipe names.
+
+    Args:
+        choice: its key and options.
+        budget: what it may keep.
+        shape: of one image, ``(c, h, w)``.
 
     Raises:
         PareError: unknown method or option, or a budget that the method cannot obey.
@@ -120,7 +129,7 @@ def create(choice: Choice, budget: Budget) -> Method:
             f"method {choice.name!r} prunes nothing, but budget.weights = {budget.weights}. "
             "Choose another method or budget.weights = 1."
         )
-    return plugin(params, budget)
+    return plugin(params, budget, shape)
 
 
 def apparent(model: nn.Module) -> dict[str, Tensor]:

@@ -76,8 +76,10 @@ class Continuous(Method):
     params: Params
     prunes: ClassVar[bool] = True
 
-    def __init__(self, params: Record, budget: Budget) -> None:
-        super().__init__(params, budget)
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
         self._early: dict[str, Tensor] = {}
         self._epochs = 0
 

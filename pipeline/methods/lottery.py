@@ -59,8 +59,10 @@ class Lottery(Method):
     params: Params
     prunes: ClassVar[bool] = True
 
-    def __init__(self, params: Record, budget: Budget) -> None:
-        super().__init__(params, budget)
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
         self._start: dict[str, Tensor] = {}
         self._steps = 0
 

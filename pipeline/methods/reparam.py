@@ -91,8 +91,10 @@ class Reparam(Method):
     params: Params
     prunes: ClassVar[bool] = True
 
-    def __init__(self, params: Record, budget: Budget) -> None:
-        super().__init__(params, budget)
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
         self._initial_cost: float | None = None
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:

@@ -27,7 +27,7 @@ def run(context: Context) -> dict[str, Any]:
             "folder is written by one. Set train.devices = 1."
         )
     model = context.network()
-    method = create(recipe.method, recipe.budget)
+    method = create(recipe.method, recipe.budget, data.shape)
     # What can't be paid for or can't be compacted is refused before it is trained.
     recipe.budget.kept(prunable_count(model))
     trace(model, data.shape)
