@@ -54,7 +54,12 @@ class DataChoice(Choice):
 
 
 class TrainOptions(Record):
-    """How the one training loop runs, whatever the method."""
+    """How the one training loop runs, whatever the method.
+
+    Attributes:
+        channels_last: lay images out with their channels last, which convolutions are
+            faster on; a network that calls ``view`` on what follows from them refuses it.
+    """
 
     epochs: int = Field(default=40, ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -71,6 +76,7 @@ class TrainOptions(Record):
     deterministic: bool = True
     # Networks are assessed as float32: only what keeps their weights in it can be trained.
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    channels_last: bool = False
     accelerator: str = "auto"
     devices: int = Field(default=1, ge=1)
     strategy: str = "auto"

@@ -30,7 +30,8 @@ def run(context: Context) -> dict[str, Any]:
     dead = plan.model_dump(mode="json", include={"removed", "kept"})
     write_json(context.out / "channels.json", dead)
     total, kept = _total(masks), _kept(masks)
-    acc_before, acc_after = (accuracy(net, data.test, data) for net in (before, pruned))
+    acc_before = context.metric("train", "test_accuracy")
+    acc_after = accuracy(pruned, data.test, data)
     _warn(context, acc_after, disconnected=liveness.is_constant_everywhere())
     counted = count(pruned, data.shape, masks)
     return {

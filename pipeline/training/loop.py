@@ -246,7 +246,10 @@ class _Loop:
             images = train.images[own]
             if self.options.augment:
                 images = self.data.augmentation(images, generator)
-            yield self.data.normalise(images), train.labels[own]
+            images = self.data.normalise(images)
+            if self.options.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            yield images, train.labels[own]
 
     def _assess(
         self,
@@ -261,13 +264,15 @@ class _Loop:
         model.eval()  # a method that samples while training has one answer now
         masks = self.method.masks(model)
         pruned = masked(model, masks)
+        trained_accuracy = self._accuracy(model)
+        same = _same_weights(pruned, plain(model))
         entry = Epoch(
             phase=phase.name,
             epoch=len(self.history) + 1,
             task_loss=losses[0],
             budget_loss=losses[1],
-            accuracy=self._accuracy(model),
-            pruned_accuracy=self._accuracy(pruned),
+            accuracy=trained_accuracy,
+            pruned_accuracy=trained_accuracy if same else self._accuracy(pruned),
             cost=self.method.cost(model),
             lr=lr,
             seconds=seconds,
@@ -307,6 +312,12 @@ class _Loop:
                 f"pruned {last.pruned_accuracy:.1%}"
             )
             self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Tell whether two networks of one architecture have the same parameters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
