@@ -57,6 +57,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "training": {
             "epochs": metrics["train"]["epochs"],
             "best_epoch": metrics["train"]["best_epoch"],
+            "instability": metrics["prune"].get("instability"),
             "history": _read(folder, "train", "history.json"),
         },
         "equivalence": _read(folder, "compact", "equivalence.json"),

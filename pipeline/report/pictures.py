@@ -66,7 +66,7 @@ class Picture(NamedTuple):
 
 
 def training(report: dict[str, Any]) -> list[Picture]:
-    """Draw the losses, the accuracies and the cost of each epoch."""
+    """Draw the losses, the accuracies, the cost and the pruning events of the epochs."""
     history = report["training"]["history"]
     if not history:
         return []
@@ -81,6 +81,7 @@ def training(report: dict[str, Any]) -> list[Picture]:
             kept=report["training"]["best_epoch"],
         ),
         _cost(history, report),
+        _events(history, report["training"].get("instability")),
     ]
 
 
@@ -119,6 +120,32 @@ def _cost(history: list[dict[str, Any]], report: dict[str, Any]) -> Picture:
         history, "Cost against budget", note, [("cost", "cost", 100)],
         level=None if budget is None else 100 * budget,
     )  # fmt: skip
+
+
+def _events(history: list[dict[str, Any]], final: float | None) -> Picture:
+    """Draw what each pruning during training cost at once (Bartoldson 2020)."""
+    title = "Instability of each pruning"
+    last = "not known" if final is None else f"{100 * final:.1f} %"
+    after = f"the pruning after training cost {last} (test split)"
+    events = [
+        (e["epoch"], e["instability"]) for e in history if e.get("instability") is not None
+    ]
+    if not events:
+        return Picture(title, f"none during training; {after}", "")
+    note = f"part of the accuracy lost at once, in %, measured on validation; {after}"
+
+    def draw(axes: Any) -> None:
+        epochs, lost = zip(*events, strict=True)
+        axes.vlines(
+            epochs, 0, [100 * value for value in lost], color=_SERIES[0], linewidth=1.4
+        )
+        axes.plot(epochs, [100 * value for value in lost], "o", color=_SERIES[0], markersize=3)
+        axes.axhline(0, color=_LINE, linewidth=0.8)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, history[-1]["epoch"] + 0.5)
+
+    return Picture(title, note, _svg(title, note, (3.5, 2.3), draw))
 
 
 def _curves(

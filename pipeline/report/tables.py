@@ -294,14 +294,16 @@ def scores(report: dict[str, Any]) -> Table:
         Column("Parameters", "counted", numeric=True),
         Column("Weights", "counted", numeric=True),
         Column("Non-zero weights", "counted", numeric=True),
+        Column("Effective weights", "on a path from image to output", numeric=True),
         Column("MACs", "counted, one image", numeric=True),
         Column("Top-1", "measured, test split", numeric=True),
     ]
-    rows: list[tuple[str, str, dict[str, Any], int | None]] = [
-        ("reference", "best in training", before, None),
-        ("trained", "selected, as trained", before, None),
-        ("pruned", "selected, pruned", before, counts["kept_weights"]),
-        ("compact", "compact", after, after["nonzero_weights"]),
+    kept, effective = counts["kept_weights"], counts["effective_weights"]
+    rows: list[tuple[str, str, dict[str, Any], int | None, int | None]] = [
+        ("reference", "best in training", before, None, None),
+        ("trained", "selected, as trained", before, None, None),
+        ("pruned", "selected, pruned", before, kept, effective),
+        ("compact", "compact", after, after["nonzero_weights"], None),
     ]
     return Table(
         columns,
@@ -311,10 +313,11 @@ def scores(report: dict[str, Any]) -> Table:
                 Cell(whole(count["parameters"])),
                 Cell(whole(count["weights"])),
                 Cell(whole(nonzero)),
+                Cell(whole(useful)),
                 Cell(whole(count["macs"])),
                 Cell(percent(accuracy[key]["value"]), f"n = {whole(accuracy[key]['n'])}"),
             ]
-            for key, label, count, nonzero in rows
+            for key, label, count, nonzero, useful in rows
         ],
     )
 

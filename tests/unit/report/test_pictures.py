@@ -32,6 +32,7 @@ def test_all_pictures_are_drawn_and_well_formed(tmp_path):
         "Losses",
         "Accuracy on validation",
         "Cost against budget",
+        "Instability of each pruning",
         "Weights of each layer",
         "Channels of each layer",
         "Size of each file",
@@ -41,6 +42,18 @@ def test_all_pictures_are_drawn_and_well_formed(tmp_path):
         root = parsed(picture)
         assert root.get("viewBox")
         assert root.get("aria-label").startswith(picture.title)
+
+
+def test_every_pruning_during_training_is_drawn_and_the_last_one_said(tmp_path):
+    picture = drawn(tmp_path)["Instability of each pruning"]
+    assert picture.note.endswith("the pruning after training cost 1.1 % (test split)")
+    calm = pictures.training(
+        collect(write_run(tmp_path / "other"))
+        | {"training": {"history": [epoch(1)], "best_epoch": 1, "instability": None}}
+    )[-1]
+    assert (calm.svg, calm.note) == (
+        "", "none during training; the pruning after training cost not known (test split)",
+    )  # fmt: skip
 
 
 def test_a_picture_uses_only_the_colours_of_the_page(tmp_path):
