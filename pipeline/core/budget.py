@@ -16,12 +16,16 @@ class Budget(Record):
     Attributes:
         weights: kept fraction of the prunable weights (those of convolutions and linear
             layers; biases and normalisation are not counted), in (0, 1].
+        connected: never let a layer lose its last channel: one that is cut off gets its best
+            weight back, and the smallest elsewhere leaves for it. Obeyed by the methods
+            that rank weights.
 
     >>> Budget(weights=0.1).kept(12345)
     1234
     """
 
     weights: float = Field(default=1.0, gt=0, le=1)
+    connected: bool = True
 
     def kept(self, total: int) -> int:
         """Return how many of ``total`` weights the budget pays for.

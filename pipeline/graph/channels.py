@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,24 @@ class Liveness:
         """Tell whether no channel of any pinned output depends on the image."""
         outputs = [node for node in self.pinned if node.op != "placeholder"]
         return bool(outputs) and not any(self.states[node].live.any() for node in outputs)
+
+    def cut_off(self) -> list[str]:
+        """Return the layers at which a disconnected network loses the image, if it does.
+
+        Going back from the output, they are the first that still read a live channel.
+        """
+        if not self.is_constant_everywhere():
+            return []
+        made_by = {call.node: call for call, _ in self.calls}
+        open_nodes = [node for node in self.pinned if node in made_by]
+        found: dict[str, None] = {}
+        while open_nodes:
+            call = made_by[open_nodes.pop()]
+            if any(self.states[node].live.any() for node in call.inputs):
+                found[str(call.node.target if call.module else call.node.name)] = None
+            else:
+                open_nodes += [node for node in call.inputs if node in made_by]
+        return sorted(found)
 
 
 @torch.no_grad()
@@ -117,7 +136,7 @@ def effective_masks(graph: fx.GraphModule, masks: dict[str, Tensor]) -> dict[str
     Returns:
         Boolean masks of the same shapes, each a subset of its mask.
     """
-    bare = _without_constants(graph, masks)
+    bare = without_constants(graph, masks)
     liveness = analyse(bare, paths_only=True)
     effective = {name: mask.clone() for name, mask in masks.items()}
     for call, rule in liveness.calls:
@@ -126,11 +145,11 @@ def effective_masks(graph: fx.GraphModule, masks: dict[str, Tensor]) -> dict[str
             continue  # without a rule every kept weight counts as effective
         out = liveness.needed[call.node] & liveness.states[call.node].live
         live = liveness.states[call.inputs[0]].live
-        effective[name] = masks[name] & _pairs(out, live, call.module)
+        effective[name] = masks[name] & joined(out, live, call.module)
     return effective
 
 
-def _pairs(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
+def joined(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
     """Return ``[out, in / groups, ...]``: which weights join a needed and a live channel."""
     groups = module.groups if isinstance(module, nn.Conv2d) else 1
     joined = torch.cat(
@@ -142,7 +161,7 @@ def _pairs(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
     return joined[:, :, None, None] if isinstance(module, nn.Conv2d) else joined
 
 
-def _without_constants(graph: fx.GraphModule, masks: dict[str, Tensor]) -> fx.GraphModule:
+def without_constants(graph: fx.GraphModule, masks: Mapping[str, Tensor]) -> fx.GraphModule:
     """Return a copy with masked weights all one, no biases, and neutral batch norms."""
     bare = copy.deepcopy(graph)
     with torch.no_grad():

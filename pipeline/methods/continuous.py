@@ -20,7 +20,6 @@ from pipeline.methods import (
     magnitudes,
     plain,
     snapshot,
-    top_k,
     with_masks,
 )
 
@@ -165,7 +164,7 @@ class Continuous(Method):
         scores = magnitudes(model)
         if soft:
             scores = {name: soft[name].s.detach() for name in scores}
-        return top_k(scores, self.kept(model))
+        return self.select(model, scores, self.kept(model))
 
     def state(self) -> dict[str, Tensor]:
         """Return the early weights, and how many epochs were made."""

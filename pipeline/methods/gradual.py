@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.counting import prunable_count
-from pipeline.methods import Method, Phase, apparent, hold, magnitudes, top_k, with_masks
+from pipeline.methods import Method, Phase, apparent, hold, magnitudes, with_masks
 
 
 class Gradual(Method):
@@ -73,7 +73,7 @@ class Gradual(Method):
         if progress < self.params.end:
             part = round(self.kept_fraction(progress) * prunable_count(model))
             keep = max(keep, part)
-        hold(model, top_k(magnitudes(model), keep))
+        hold(model, self.select(model, magnitudes(model), keep))
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest magnitude, exactly the budget's number."""

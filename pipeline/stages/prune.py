@@ -32,7 +32,7 @@ def run(context: Context) -> dict[str, Any]:
     total, kept = _total(masks), _kept(masks)
     acc_before = context.metric("train", "test_accuracy")
     acc_after = accuracy(pruned, data.test, data)
-    _warn(context, acc_after, disconnected=liveness.is_constant_everywhere())
+    _warn(context, acc_after, cut_off=liveness.cut_off())
     counted = count(pruned, data.shape, masks)
     return {
         "summary": f"{kept:,} of {total:,} weights kept ({kept / total:.2%}), "
@@ -52,17 +52,17 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _warn(context: Context, pruned: float, *, disconnected: bool) -> None:
+def _warn(context: Context, pruned: float, *, cut_off: list[str]) -> None:
     """Say before the long way to the files that nothing good can come of them."""
     remedy = "Train longer, raise budget.weights or choose another method."
     reference = context.metric("train", "reference_accuracy")
     budgets = [target.budgets for target in context.targets]
     limits = [b.accuracy_drop_pct for b in budgets if b and b.accuracy_drop_pct is not None]
     lost = (reference - pruned) * 100
-    if disconnected:
+    if cut_off:
         context.reporter.warn(
-            f"the pruned network is disconnected: its output does not depend on the image. "
-            f"{remedy}"
+            f"the pruned network is disconnected at {', '.join(map(repr, cut_off))}: its "
+            f"output does not depend on the image. {remedy}"
         )
     elif pruned <= 1.5 / len(context.data.classes):
         context.reporter.warn(f"the pruned network guesses: test {pruned:.2%}. {remedy}")
