@@ -7,12 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+_FOLDERS = ("image-folder:", "tiny-imagenet:")
+
 
 def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a recipe's values with absolute paths.
 
     Paths are target files, ``model.checkpoint``, ``data.root`` and the folder in
-    ``image-folder:PATH``. What is of another type is left to be refused by its check.
+    ``image-folder:PATH`` and ``tiny-imagenet:PATH``. What is of another type is left to be
+    refused by its check.
 
     Args:
         values: parsed TOML.
@@ -31,8 +34,8 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def is_folder_of_images(name: Any) -> bool:
-    """Tell whether the name of a data set is ``image-folder:PATH``."""
-    return isinstance(name, str) and name.replace("_", "-").startswith("image-folder:")
+    """Tell whether the name of a data set ends in the folder that holds its images."""
+    return isinstance(name, str) and name.replace("_", "-").startswith(_FOLDERS)
 
 
 def _change(

@@ -17,6 +17,9 @@ from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.data import Augmentation, Dataset, Split, split_off, statistics
 
+#: Images with their labels.
+Files = list[tuple[Path, int]]
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
 
 
@@ -62,32 +65,71 @@ class ImageFolder:
         root = Path(argument).expanduser()
         classes = _classes(_existing(root / "train"))
         held_out = next((p for p in (root / "validation", root / "val") if p.is_dir()), None)
-        folders = [root / "train", _existing(root / "test"), *([held_out] if held_out else [])]
-        files = [_files(folder, classes) for folder in folders]
-        files[0] = _first(files[0], params.per_class)
-        size = params.size or _size_of_first(files[0], params)
-        _check_memory(sum(len(part) for part in files), size, params)
-        decoded = [_decode(part, size, params) for part in files]
-        train, test = decoded[0][0], decoded[1][0]
-        if held_out:
-            validation = decoded[2][0]
-        else:
-            train, validation = split_off(train, validation_fraction, seed=1)
-        skipped = sum(part[1] for part in decoded)
-        mean, std = statistics(train.images)
-        return Dataset(
-            name=root.name,
-            classes=classes,
-            train=train,
-            validation=validation,
-            test=test,
-            mean=mean,
-            std=std,
-            augmentation=Augmentation(
-                shift=size // 8 if params.shift is None else params.shift, flip=params.flip
-            ),
-            note=f"{skipped} corrupt images skipped" if skipped else "",
+        return from_files(
+            root.name,
+            classes,
+            train=_files(root / "train", classes),
+            test=_files(_existing(root / "test"), classes),
+            validation=_files(held_out, classes) if held_out else None,
+            params=params,
+            validation_fraction=validation_fraction,
         )
+
+
+def from_files(
+    name: str,
+    classes: Sequence[str],
+    *,
+    train: Files,
+    test: Files,
+    validation: Files | None,
+    params: ImageFolder.Params,
+    validation_fraction: float,
+) -> Dataset:
+    """Decode listed images into a data set.
+
+    Args:
+        name: of the data set.
+        classes: names, in the order of the labels.
+        train: images with their labels, in a fixed order.
+        test: the same.
+        validation: the same; without, a part of train is split off, class by class.
+        params: how images are read and augmented.
+        validation_fraction: the part of train that is split off.
+
+    Raises:
+        PareError: corrupt images, or too many for the memory.
+    """
+    files = [_first(train, params.per_class), test, *([validation] if validation else [])]
+    size = params.size or _size_of_first(files[0], params)
+    _check_memory(sum(len(part) for part in files), size, params)
+    (trained_on, skipped), *others = [_decode(part, size, params) for part in files]
+    if validation:
+        rest, held_out = trained_on, others[1][0]
+    else:
+        rest, held_out = split_off(trained_on, validation_fraction, seed=1)
+    skipped += sum(count for _, count in others)
+    mean, std = statistics(rest.images)
+    return Dataset(
+        name=name,
+        classes=list(classes),
+        train=rest,
+        validation=held_out,
+        test=others[0][0],
+        mean=mean,
+        std=std,
+        augmentation=Augmentation(
+            shift=size // 8 if params.shift is None else params.shift, flip=params.flip
+        ),
+        note=f"{skipped} corrupt images skipped" if skipped else "",
+    )
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder, by name; none if it is not there."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
 
 
 def _existing(folder: Path) -> Path:
@@ -109,7 +151,7 @@ def _classes(train: Path) -> list[str]:
     return names
 
 
-def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+def _files(folder: Path, classes: Sequence[str]) -> Files:
     """List images with their labels, in a fixed order."""
     unknown = sorted(
         p.name
@@ -123,22 +165,17 @@ def _files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
         )
     found = []
     for label, name in enumerate(classes):
-        place = folder / name
-        listed = (
-            sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
-            if place.is_dir()
-            else []
-        )
+        listed = images_in(folder / name)
         if not listed:
             raise PareError(
-                f"no image of class {name!r} in {place}. Every class of train/ needs images "
-                "in each split."
+                f"no image of class {name!r} in {folder / name}. Every class of train/ needs "
+                "images in each split."
             )
         found += [(path, label) for path in listed]
     return found
 
 
-def _first(files: list[tuple[Path, int]], per_class: int) -> list[tuple[Path, int]]:
+def _first(files: Files, per_class: int) -> Files:
     if not per_class:
         return files
     seen: dict[int, int] = {}
@@ -150,7 +187,7 @@ def _first(files: list[tuple[Path, int]], per_class: int) -> list[tuple[Path, in
     return kept
 
 
-def _size_of_first(files: list[tuple[Path, int]], params: ImageFolder.Params) -> int:
+def _size_of_first(files: Files, params: ImageFolder.Params) -> int:
     for path, _ in files:
         try:
             with Image.open(path) as image:
@@ -170,9 +207,7 @@ def _check_memory(count: int, size: int, params: ImageFolder.Params) -> None:
         )
 
 
-def _decode(
-    files: list[tuple[Path, int]], size: int, params: ImageFolder.Params
-) -> tuple[Split, int]:
+def _decode(files: Files, size: int, params: ImageFolder.Params) -> tuple[Split, int]:
     """Decode a split; return it with the number of images that were skipped."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         pixels = list(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Choice
 from pipeline.core.record import Record, parse
+from pipeline.graph.connect import connect
 from pipeline.graph.counting import PRUNABLE, prunable, prunable_count
 
 P = TypeVar("P", bound=nn.Module)
@@ -46,6 +47,8 @@ class Method:
 
     #: Whether the method obeys a budget; one that does not refuses any but the whole.
     prunes: ClassVar[bool] = True
+    #: Whether it finds its own rate: the budget is then the most it keeps, not the number.
+    chooses_rate: ClassVar[bool] = False
     #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
     prunes_after_epochs: ClassVar[bool] = False
 
@@ -87,7 +90,21 @@ class Method:
 
     def largest(self, model: nn.Module) -> dict[str, Tensor]:
         """Return masks of the weights of largest magnitude, exactly the budget's number."""
-        return top_k(magnitudes(model), self.kept(model))
+        return self.select(model, magnitudes(model), self.kept(model))
+
+    def select(
+        self, model: nn.Module, scores: Mapping[str, Tensor], keep: int
+    ) -> dict[str, Tensor]:
+        """Return masks of the ``keep`` weights of largest score, every layer connected."""
+        return self.guarded(model, top_k(scores, keep), scores)
+
+    def guarded(
+        self, model: nn.Module, masks: dict[str, Tensor], scores: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return masks of as many weights under which no layer has lost its last channel."""
+        if not self.budget.connected or self.shape is None:
+            return masks
+        return connect(plain(model), self.shape, masks, scores)
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed training cannot compute anew, by name."""
@@ -101,6 +118,20 @@ class Method:
         """Return what the network spends now, as a fraction of all weights, if soft."""
         del model
         return None
+
+    def figures(
+        self, model: nn.Module, accuracy: Callable[[nn.Module], float]
+    ) -> dict[str, float]:
+        """Return figures of the method's own about the trained network.
+
+        Asked for once, after the training.
+
+        Args:
+            model: as it is attached after the last epoch; it is left as it was.
+            accuracy: of a network on the test split, in [0, 1].
+        """
+        del model, accuracy
+        return {}
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Return which weights are kept in the end: boolean, by plain parameter name."""
@@ -199,6 +230,44 @@ def top_k(scores: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
     chosen[order[:keep]] = True
     parts = chosen.split([score.numel() for score in scores.values()])
     return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
+
+
+def top_k_by_layer(
+    scores: Mapping[str, Tensor],
+    keep: int,
+    output_rate_factor: float = 1.0,
+    conv_rate_factor: float = 1.0,
+) -> dict[str, Tensor]:
+    """Keep the entries of largest score of each layer; exactly ``keep`` of all layers.
+
+    Where the others keep the fraction q, a layer with the factor f keeps ``q^f``: what many
+    rounds leave that prune it f times as fast.
+
+    Args:
+        scores: one tensor a layer, in the order of the network.
+        keep: entries in all.
+        output_rate_factor: of the last layer.
+        conv_rate_factor: of convolutions, whose scores are ``[out, in, kh, kw]``.
+
+    >>> masks = top_k_by_layer({"a": torch.tensor([9.0, 8.0]), "b": torch.arange(4.0)}, 3)
+    >>> [mask.tolist() for mask in masks.values()]
+    [[True, False], [False, False, True, True]]
+    """
+    factors = {n: conv_rate_factor if s.dim() == 4 else 1.0 for n, s in scores.items()}
+    factors[list(scores)[-1]] = output_rate_factor
+    low, high = 0.0, 1.0
+    for _ in range(60):  # halvings: as near as a float64 comes
+        q = (low + high) / 2
+        spent = sum(score.numel() * q ** factors[name] for name, score in scores.items())
+        low, high = (q, high) if spent < keep else (low, q)
+    ranked = {}
+    for name, score in scores.items():
+        order = score.detach().flatten().argsort(stable=True).argsort(stable=True)
+        # An entry's rank above its own layer's threshold, as a part of the layer: the top
+        # of these over all layers is the wanted part of each, and the number is exact.
+        place = (order.double() + 0.5) / score.numel() - (1 - high ** factors[name])
+        ranked[name] = place.view_as(score)
+    return top_k(ranked, keep)
 
 
 class FixedMask(nn.Module):

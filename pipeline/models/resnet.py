@@ -1,7 +1,7 @@
-"""Residual networks in their CIFAR forms: ResNet8 (MLPerf Tiny), ResNet18, ResNet20.
+"""Residual networks in their CIFAR forms: ResNet8 (MLPerf Tiny), 18, 20 and 56.
 
 Source:
-    He et al. 2016, section 4.2 (ResNet20, shortcut A pads with zeros, B projects); the
+    He et al. 2016, section 4.2 (ResNet20 and 56, shortcut A pads with zeros, B projects); the
     CIFAR form of ResNet18 with a 3x3 stem, as in Dupont et al. 2021; ResNet8 as in MLPerf
     Tiny's image classification reference (convolutions with bias, projections without
     batch norm).
@@ -34,9 +34,24 @@ def resnet20(
 ) -> nn.Module:
     """ResNet20 for small images; shortcut "A" pads with zeros, "B" projects."""
     del size
+    return _three_stages(3, classes, channels, width, shortcut)
+
+
+def resnet56(
+    classes: int, channels: int, size: int, width: int = 16, shortcut: Literal["A", "B"] = "A"
+) -> nn.Module:
+    """ResNet56 for small images; shortcut "A" pads with zeros, "B" projects."""
+    del size
+    return _three_stages(9, classes, channels, width, shortcut)
+
+
+def _three_stages(
+    repeats: int, classes: int, channels: int, width: int, shortcut: str
+) -> nn.Module:
     if shortcut not in ("A", "B"):
         raise ValueError(f"shortcut = {shortcut!r} is not allowed; choose 'A' or 'B'")
-    return ResNet(channels, classes, width, width, [3, 3, 3], bias=False, shortcut=shortcut)
+    blocks = [repeats] * 3
+    return ResNet(channels, classes, width, width, blocks, bias=False, shortcut=shortcut)
 
 
 class ResNet(nn.Module):

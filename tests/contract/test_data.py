@@ -13,7 +13,7 @@ KEYS = sorted(DATA.plugins())
 
 
 def test_the_listing_holds_what_ships():
-    assert {"cifar10", "cifar100", "digits", "image_folder"} <= set(KEYS)
+    assert {"cifar10", "cifar100", "digits", "image_folder", "tiny_imagenet"} <= set(KEYS)
 
 
 @pytest.mark.parametrize("key", KEYS)

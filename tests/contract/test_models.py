@@ -29,6 +29,7 @@ def narrow(key, width):
 
 def test_the_listing_holds_what_ships():
     networks = {"conv2", "conv4", "conv6", "resnet8", "resnet18", "resnet20", "vgg16", "vgg19"}
+    networks |= {"mobilenet_v1", "resnet56"}
     assert networks <= set(PLAIN)
     assert set(ADAPTERS) == set(SAMPLES)
 

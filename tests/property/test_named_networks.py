@@ -17,7 +17,7 @@ SHAPE = (3, 32, 32)
 NETWORKS = [
     ("conv2", {}), ("conv4", {}), ("conv6", {}), ("resnet8", {}), ("resnet20", {}),
     ("resnet20", {"shortcut": "B"}), ("resnet18", {"width": 16}), ("vgg16", {"width": 16}),
-    ("vgg19", {"width": 16}),
+    ("vgg19", {"width": 16}), ("mobilenet_v1", {"width": 4}),
 ]  # fmt: skip
 PRUNINGS = {
     "half of the filters": lambda m, s: prune_rows(m, s, 0.5),

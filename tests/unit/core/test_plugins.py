@@ -8,12 +8,15 @@ from pipeline.core.errors import PareError
 from pipeline.core.plugins import DATA, EXPORTERS, METHODS, MODELS, QUANTIZERS
 
 ROOMS = {
-    METHODS: {"continuous", "dense", "gradual", "lottery", "magnitude", "reparam"},
-    MODELS: {
-        "conv2", "conv4", "conv6", "resnet8", "resnet18", "resnet20", "vgg16", "vgg19",
-        "torchvision",
+    METHODS: {
+        "aslp", "continuous", "dense", "edge_popup", "filter_norm", "gradual",
+        "hard_concrete", "lottery", "magnitude", "reparam", "supermask",
     },
-    DATA: {"digits", "cifar10", "cifar100", "image_folder"},
+    MODELS: {
+        "conv2", "conv4", "conv6", "mobilenet_v1", "resnet8", "resnet18", "resnet20",
+        "resnet56", "vgg16", "vgg19", "torchvision",
+    },
+    DATA: {"digits", "cifar10", "cifar100", "image_folder", "tiny_imagenet"},
     QUANTIZERS: {"float32", "float16", "dynamic_range", "int8"},
     EXPORTERS: {"onnx", "tflite"},
 }  # fmt: skip
@@ -56,7 +59,7 @@ def test_the_users_own_is_loaded_by_module_and_name():
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("reparm", r"no method named 'reparm'\. Did you mean 'reparam'\? Known: continuous, "),
+        ("reparm", r"no method named 'reparm'\. Did you mean 'reparam'\? Known: aslp, "),
         ("no_such_module:thing", "needs the Python module 'no_such_module'.*check the name"),
         ("reparm:thing", "'reparm', which is not installed. Did you mean 'reparam'"),
         ("textwrap:nothing", "module textwrap has no 'nothing'"),

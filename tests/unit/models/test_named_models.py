@@ -25,6 +25,7 @@ def network(key, size=32, channels=3, seed=0, classes=10, **options):
         ("resnet18", {}, 11_173_962, 11_164_352),
         ("resnet20", {}, 269_722, 268_336),
         ("resnet20", {"shortcut": "B"}, 272_474, 270_896),
+        ("resnet56", {}, 853_018, 848_944),
     ],
 )
 def test_the_parameters_are_those_of_the_literature(key, options, parameters, weights):
@@ -57,9 +58,34 @@ def test_resnet8_costs_what_mlperf_tiny_says():
     assert round(wider / 1e6, 2) != 12.50
 
 
-def test_conv4_grows_with_the_image_and_the_classes():
-    model = network("conv4", size=64, classes=200)
-    assert sum(p.numel() for p in model.parameters()) == 8_766_216
+def test_mobilenet_is_the_one_of_mlperf_tiny():
+    """221,794 in its reference, which counts the running statistics of batch norm."""
+    model = network("mobilenet_v1", size=96, classes=2)
+    statistics = [b for n, b in model.named_buffers() if not n.endswith("num_batches_tracked")]
+    trained = sum(p.numel() for p in model.parameters())
+    assert (trained, trained + sum(b.numel() for b in statistics)) == (216_322, 221_794)
+    assert round(count(model, (3, 96, 96)).macs / 1e6, 1) == 7.5
+    strides = [m.stride[0] for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert [n for n, stride in enumerate(strides) if stride == 2] == [0, 3, 7, 11, 23]
+
+
+@pytest.mark.parametrize(
+    ("key", "parameters"),
+    [("conv2", 16_933_384), ("conv4", 8_766_216), ("conv6", 5_457_160)],
+)
+def test_the_conv_networks_of_tiny_imagenet(key, parameters):
+    """The first linear layer grows with the image: 32, 16 and 8 pixels are left of 64."""
+    model = network(key, size=64, classes=200)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("key", "smallest"), [("conv2", 2), ("conv4", 4), ("conv6", 8)])
+def test_the_conv_networks_take_any_size_that_their_pools_leave_a_pixel_of(key, smallest):
+    for size in (smallest, smallest + 1, 2 * smallest + 1):
+        model = network(key, size=size, width=4, hidden=4).eval()
+        assert model(torch.zeros(1, 3, size, size)).shape == (1, 10)
+    with pytest.raises(PareError, match=f"at least {smallest} pixels, got {smallest - 1}"):
+        network(key, size=smallest - 1)
 
 
 def test_the_seed_decides_the_weights_and_the_callers_random_state_is_left():
@@ -119,13 +145,22 @@ def test_the_users_own_network():
         ("conv2", {"seed": 3}, "no option 'seed'"),
         ("conv2", {"classes": 3}, "no option 'classes'"),
         ("resnet20", {"shortcut": "C"}, "'C' is not allowed; choose 'A' or 'B'"),
+        ("resnet56", {"shortcut": "C"}, "'C' is not allowed; choose 'A' or 'B'"),
         *(
             (
                 key,
                 {"width": width},
                 rf"{key}' cannot be built: width = .*: a whole number of at",
             )
-            for key in ("conv2", "conv6", "vgg16", "resnet8", "resnet18", "resnet20")
+            for key in (
+                "conv2",
+                "conv6",
+                "vgg16",
+                "resnet8",
+                "resnet18",
+                "resnet20",
+                "mobilenet_v1",
+            )
             for width in (0, -1, 0.25, "8", True, None)
         ),
         ("conv4", {"hidden": 0}, "hidden = 0: a whole number of at least 1 is wanted"),

@@ -1,0 +1,114 @@
+"""Which channels can only leave together, and what leaves with them.
+
+What compaction finds out from zeros, a method that prunes whole channels asks beforehand:
+the couplings of the graph, whatever its weights are now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.graph.channels import analyse, couple
+from pipeline.graph.rules import OPAQUE, Call, Rule
+from pipeline.graph.rules.conv import Depthwise
+from pipeline.graph.trace import trace
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that can only leave together.
+
+    Attributes:
+        writes: per weight, by parameter name, the rows (filters) that make the channels.
+        reads: per weight, the input columns through which the channels are read. A
+            depthwise convolution writes its channels and has no columns of its own.
+    """
+
+    writes: dict[str, Tensor]
+    reads: dict[str, Tensor]
+
+
+@dataclass
+class _Found:
+    """A group while its members are collected."""
+
+    writes: dict[str, list[int]] = field(default_factory=dict)
+    reads: dict[str, list[int]] = field(default_factory=dict)
+
+    def frozen(self) -> ChannelGroup:
+        return ChannelGroup(_as_tensors(self.writes), _as_tensors(self.reads))
+
+
+def channel_groups(model: nn.Module, shape: tuple[int, ...]) -> list[ChannelGroup]:
+    """Return the groups of channels that can be removed from a network.
+
+    Left out are channels of the interface (the image, the outputs, the width that an
+    operation without a rule relies on) and those that no convolution or linear layer makes.
+
+    Args:
+        model: a plain network, without parametrizations; it is not changed. Its weights do
+            not matter: a dead channel is a channel.
+        shape: of one input image, ``(c, h, w)``.
+
+    Returns:
+        In the order of the forward pass.
+
+    Raises:
+        PareError: the network cannot be traced.
+    """
+    liveness = analyse(trace(model, shape))
+    numbers, slots = couple(liveness)
+    pinned = slots.pinned_groups()
+    found: dict[int, _Found] = {}
+    for call, rule in liveness.calls:
+        if not _has_filters(call, rule):
+            continue
+        name = f"{call.node.target}.weight"
+        for row, number in enumerate(numbers[call.node].tolist()):
+            found.setdefault(number, _Found()).writes.setdefault(name, []).append(row)
+        if isinstance(rule, Depthwise):
+            continue
+        for column, number in enumerate(numbers[call.inputs[0]].tolist()):
+            found.setdefault(number, _Found()).reads.setdefault(name, []).append(column)
+    return [
+        group.frozen()
+        for number, group in found.items()
+        if number not in pinned and group.writes
+    ]
+
+
+def group_masks(
+    removed: Iterable[ChannelGroup], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return masks that remove whole groups: their filters, and all that reads them.
+
+    With the columns gone nobody asks for the constant that biases and batch norm leave in
+    a channel without a filter, so that compaction removes the channel with all its parts.
+
+    Args:
+        removed: groups of the network that ``weights`` are of.
+        weights: every weight a budget counts, by parameter name.
+
+    Returns:
+        Boolean masks of the same names and shapes, false where a weight leaves.
+    """
+    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+    for group in removed:
+        for name, rows in group.writes.items():
+            masks[name][rows] = False
+        for name, columns in group.reads.items():
+            masks[name][:, columns] = False
+    return masks
+
+
+def _has_filters(call: Call, rule: Rule) -> bool:
+    """Tell whether a call computes its channels from a weight that a budget counts."""
+    return rule is not OPAQUE and isinstance(call.module, nn.Conv2d | nn.Linear)
+
+
+def _as_tensors(indices: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(found) for name, found in indices.items()}
