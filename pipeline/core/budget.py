@@ -3,32 +3,71 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 
+Unit = Literal["weights", "macs", "bytes", "latency_ms"]
+UNITS: frozenset[Unit] = frozenset({"weights", "macs", "bytes", "latency_ms"})
+
 
 class Budget(Record):
-    """The part of the network that may be kept.
+    """The part of the network that may be kept, in one unit.
 
     Attributes:
         weights: kept fraction of the prunable weights (those of convolutions and linear
             layers; biases and normalisation are not counted), in (0, 1].
+        macs: fraction of the multiply-accumulates for one image, in (0, 1].
+        bytes: of the kept weights as float32, and of all other parameters.
+        latency_ms: predicted for ``target``, float32 in the runtime it is calibrated for.
+        target: device the latency is predicted for, by name or path.
         connected: never let a layer lose its last channel: one that is cut off gets its best
             weight back, and the smallest elsewhere leaves for it. Obeyed by the methods
             that rank weights.
 
     >>> Budget(weights=0.1).kept(12345)
     1234
+    >>> Budget(macs=0.5).unit
+    'macs'
     """
 
     weights: float = Field(default=1.0, gt=0, le=1)
+    macs: float | None = Field(default=None, gt=0, le=1)
+    bytes: int | None = Field(default=None, gt=0)
+    latency_ms: float | None = Field(default=None, gt=0)
+    target: str | None = None
     connected: bool = True
 
+    @model_validator(mode="after")
+    def _has_one_unit(self) -> Budget:
+        limited = [unit for unit in ("macs", "bytes", "latency_ms") if getattr(self, unit)]
+        if len(limited) + (self.weights < 1) > 1:
+            raise ValueError("set one of weights, macs, bytes and latency_ms, not several")
+        if (self.latency_ms is None) != (self.target is None):
+            raise ValueError("latency_ms and target go together: set both or neither")
+        return self
+
+    @property
+    def unit(self) -> Unit:
+        """What the budget is counted in."""
+        units: tuple[Unit, ...] = ("macs", "bytes", "latency_ms")
+        return next((unit for unit in units if getattr(self, unit) is not None), "weights")
+
+    @property
+    def limit(self) -> float:
+        """How much may be spent, a fraction for weights and macs."""
+        return float(getattr(self, self.unit))
+
+    @property
+    def is_whole(self) -> bool:
+        """True where everything may be kept."""
+        return self.unit == "weights" and self.weights == 1
+
     def kept(self, total: int) -> int:
-        """Return how many of ``total`` weights the budget pays for.
+        """Return how many of ``total`` weights a budget of weights pays for.
 
         The tiny term keeps decimal fractions whole: a tenth of 30 is 3, not 2.
 

@@ -53,9 +53,7 @@ def connect(
     return mended
 
 
-def _first_cut(
-    bare: fx.GraphModule, masks: Mapping[str, Tensor]
-) -> tuple[str, Tensor] | None:
+def _first_cut(bare: fx.GraphModule, masks: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:
     """Return the first layer without a live output, and which of its weights read one."""
     liveness = analyse(bare, paths_only=True)
     for call, rule in liveness.calls:

@@ -145,7 +145,7 @@ def count(
         shape: of one input image, ``(c, h, w)``.
         masks: what counts as kept, by parameter name; without, what is not zero.
     """
-    positions = _positions(model, shape)
+    positions = output_positions(model, shape)
     layers = []
     owners = {name.removesuffix("weight").removesuffix(".") for name in prunable(model)}
     for name, module in model.named_modules():
@@ -169,7 +169,7 @@ def count(
     return Count(layers=layers, parameters=sum(p.numel() for p in model.parameters()))
 
 
-def _positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
+def output_positions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
     """Return how often each layer's weights are used for one image."""
     found: dict[str, int] = {}
 

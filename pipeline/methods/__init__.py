@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -16,13 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pipeline.core.budget import Budget
+from pipeline.core.budget import Budget, Unit
 from pipeline.core.errors import PareError
 from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Choice
 from pipeline.core.record import Record, parse
 from pipeline.graph.connect import connect
 from pipeline.graph.counting import PRUNABLE, prunable, prunable_count
+from pipeline.graph.ranking import top_k as top_k
+from pipeline.graph.ranking import top_k_by_layer as top_k_by_layer
+from pipeline.graph.ranking import within
+from pipeline.graph.tariff import Tariff, tariff
 
 P = TypeVar("P", bound=nn.Module)
 
@@ -49,6 +54,8 @@ class Method:
     prunes: ClassVar[bool] = True
     #: Whether it finds its own rate: the budget is then the most it keeps, not the number.
     chooses_rate: ClassVar[bool] = False
+    #: What its budget may be counted in; without a shape, weights only.
+    units: ClassVar[frozenset[Unit]] = frozenset({"weights"})
     #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
     prunes_after_epochs: ClassVar[bool] = False
 
@@ -59,6 +66,7 @@ class Method:
         self.budget = budget
         #: Of one image, ``(c, h, w)``: what a method needs that looks at the graph.
         self.shape = shape
+        self._prices: Tariff | None = None
 
     def phases(self, epochs: int) -> list[Phase]:
         """Return the phases of a training of ``epochs`` epochs."""
@@ -88,15 +96,45 @@ class Method:
         """Return how many of the model's weights the budget pays for."""
         return self.budget.kept(prunable_count(model))
 
+    def at_least(self, model: nn.Module, part: float) -> int:
+        """Return how many weights a part of the network is, no fewer than the budget's."""
+        return max(self.kept(model), math.floor(part * prunable_count(model) + 1e-9))
+
     def largest(self, model: nn.Module) -> dict[str, Tensor]:
         """Return masks of the weights of largest magnitude, exactly the budget's number."""
-        return self.select(model, magnitudes(model), self.kept(model))
+        return self.select(model, magnitudes(model))
+
+    def prices(self, model: nn.Module) -> Tariff:
+        """Return what the model's weights cost in the budget's unit, and the limit."""
+        if self._prices is None:
+            assert self.shape is not None, "a method without a shape is given weights only"
+            self._prices = tariff(plain(model), self.shape, self.budget)
+        return self._prices
+
+    def part(self, model: nn.Module) -> float:
+        """Return the part of the whole network's cost that may be spent, in (0, 1]."""
+        if self.budget.unit == "weights":
+            return self.budget.weights
+        return self.prices(model).part
 
     def select(
-        self, model: nn.Module, scores: Mapping[str, Tensor], keep: int
+        self, model: nn.Module, scores: Mapping[str, Tensor], part: float = 0.0
     ) -> dict[str, Tensor]:
-        """Return masks of the ``keep`` weights of largest score, every layer connected."""
-        return self.guarded(model, top_k(scores, keep), scores)
+        """Return masks of the weights of largest score that the budget pays for.
+
+        Args:
+            model: the network as it is attached.
+            scores: by plain parameter name.
+            part: of the whole network's cost, where more than the budget may still be spent.
+        """
+        if self.budget.unit == "weights":
+            return self.guarded(model, top_k(scores, self.at_least(model, part)), scores)
+        prices, part = self.prices(model), max(part, self.part(model))
+        masks = self.guarded(model, within(scores, prices, part), scores)
+        while prices.cost(masks) > part * prices.whole:  # the guard's choice costs more
+            part -= 0.01 * part
+            masks = self.guarded(model, within(scores, prices, part), scores)
+        return masks
 
     def guarded(
         self, model: nn.Module, masks: dict[str, Tensor], scores: Mapping[str, Tensor]
@@ -155,10 +193,15 @@ def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None)
     if not (inspect.isclass(plugin) and issubclass(plugin, Method)):
         raise PareError(f"{choice.name!r} is not a subclass of pipeline.methods.Method.")
     params = parse(plugin.Params, choice.options, f"method {choice.name!r}")
-    if not plugin.prunes and budget.weights < 1:
+    if not plugin.prunes and not budget.is_whole:
         raise PareError(
-            f"method {choice.name!r} prunes nothing, but budget.weights = {budget.weights}. "
-            "Choose another method or budget.weights = 1."
+            f"method {choice.name!r} prunes nothing, but budget.{budget.unit} = "
+            f"{budget.limit:g}. Choose another method or budget.weights = 1."
+        )
+    if budget.unit not in plugin.units:
+        raise PareError(
+            f"method {choice.name!r} cannot obey budget.{budget.unit}, only "
+            f"{', '.join(sorted(plugin.units))}. Choose another unit or method."
         )
     return plugin(params, budget, shape)
 
@@ -213,61 +256,6 @@ def attached(model: nn.Module, kind: type[P]) -> Iterator[tuple[str, P, Tensor]]
             if isinstance(stack.weight[0], kind):
                 plain_name = f"{name}.weight" if name else "weight"
                 yield plain_name, stack.weight[0], stack.weight.original
-
-
-def top_k(scores: Mapping[str, Tensor], keep: int) -> dict[str, Tensor]:
-    """Keep exactly ``keep`` entries over all tensors together, those of largest score.
-
-    Ties fall to the earlier tensor, and within it to the earlier entry.
-
-    >>> masks = top_k({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 1.0])}, 2)
-    >>> [mask.tolist() for mask in masks.values()]
-    [[True, False], [True, False]]
-    """
-    flat = torch.cat([score.detach().flatten() for score in scores.values()])
-    order = torch.sort(flat, descending=True, stable=True).indices
-    chosen = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    chosen[order[:keep]] = True
-    parts = chosen.split([score.numel() for score in scores.values()])
-    return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}
-
-
-def top_k_by_layer(
-    scores: Mapping[str, Tensor],
-    keep: int,
-    output_rate_factor: float = 1.0,
-    conv_rate_factor: float = 1.0,
-) -> dict[str, Tensor]:
-    """Keep the entries of largest score of each layer; exactly ``keep`` of all layers.
-
-    Where the others keep the fraction q, a layer with the factor f keeps ``q^f``: what many
-    rounds leave that prune it f times as fast.
-
-    Args:
-        scores: one tensor a layer, in the order of the network.
-        keep: entries in all.
-        output_rate_factor: of the last layer.
-        conv_rate_factor: of convolutions, whose scores are ``[out, in, kh, kw]``.
-
-    >>> masks = top_k_by_layer({"a": torch.tensor([9.0, 8.0]), "b": torch.arange(4.0)}, 3)
-    >>> [mask.tolist() for mask in masks.values()]
-    [[True, False], [False, False, True, True]]
-    """
-    factors = {n: conv_rate_factor if s.dim() == 4 else 1.0 for n, s in scores.items()}
-    factors[list(scores)[-1]] = output_rate_factor
-    low, high = 0.0, 1.0
-    for _ in range(60):  # halvings: as near as a float64 comes
-        q = (low + high) / 2
-        spent = sum(score.numel() * q ** factors[name] for name, score in scores.items())
-        low, high = (q, high) if spent < keep else (low, q)
-    ranked = {}
-    for name, score in scores.items():
-        order = score.detach().flatten().argsort(stable=True).argsort(stable=True)
-        # An entry's rank above its own layer's threshold, as a part of the layer: the top
-        # of these over all layers is the wanted part of each, and the number is exact.
-        place = (order.double() + 0.5) / score.numel() - (1 - high ** factors[name])
-        ranked[name] = place.view_as(score)
-    return top_k(ranked, keep)
 
 
 class FixedMask(nn.Module):

@@ -164,7 +164,7 @@ class Continuous(Method):
         scores = magnitudes(model)
         if soft:
             scores = {name: soft[name].s.detach() for name in scores}
-        return self.select(model, scores, self.kept(model))
+        return self.select(model, scores)
 
     def state(self) -> dict[str, Tensor]:
         """Return the early weights, and how many epochs were made."""

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.core.budget import UNITS, Unit
 from pipeline.core.record import Record
-from pipeline.graph.counting import prunable_count
 from pipeline.methods import Method, Phase, apparent, hold, magnitudes, with_masks
 
 
@@ -45,6 +45,7 @@ class Gradual(Method):
 
     params: Params
     prunes: ClassVar[bool] = True
+    units: ClassVar[frozenset[Unit]] = UNITS
     prunes_after_epochs: ClassVar[bool] = True
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
@@ -55,25 +56,22 @@ class Gradual(Method):
         }
         return with_masks(own, everything)
 
-    def kept_fraction(self, progress: float) -> float:
-        """Return the fraction of the weights kept at this point of the training.
+    def kept_fraction(self, progress: float, final: float) -> float:
+        """Return the part of the network kept at this point of the training.
 
         >>> from pipeline.core.budget import Budget
         >>> method = Gradual(Gradual.Params(begin=0, end=1), Budget(weights=0.2))
-        >>> [round(method.kept_fraction(p), 3) for p in (0.0, 0.5, 1.0)]
+        >>> [round(method.kept_fraction(p, 0.2), 3) for p in (0.0, 0.5, 1.0)]
         [1.0, 0.3, 0.2]
         """
         span = self.params.end - self.params.begin
         done = min(1.0, max(0.0, (progress - self.params.begin) / span))
-        return self.budget.weights + (1 - self.budget.weights) * (1 - done) ** 3
+        return final + (1 - final) * (1 - done) ** 3
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Remove the smallest of the weights that are left."""
-        keep = self.kept(model)
-        if progress < self.params.end:
-            part = round(self.kept_fraction(progress) * prunable_count(model))
-            keep = max(keep, part)
-        hold(model, self.select(model, magnitudes(model), keep))
+        part = self.kept_fraction(progress, self.part(model))
+        hold(model, self.select(model, magnitudes(model), part))
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest magnitude, exactly the budget's number."""

@@ -18,7 +18,6 @@ from pipeline.methods import (
     magnitudes,
     plain,
     snapshot,
-    top_k,
     top_k_by_layer,
     with_masks,
 )
@@ -115,16 +114,14 @@ class Lottery(Method):
 
     def _masks_after(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """Return the masks after ``number`` prunings; none revives what is zero."""
-        scores = magnitudes(model)
-        total = sum(score.numel() for score in scores.values())
-        part = self.budget.weights ** (number / self.params.rounds)
-        keep = max(self.budget.kept(total), round(part * total))
-        if number == self.params.rounds:
-            keep = self.budget.kept(total)
-        if self.params.scope == "global":
-            return top_k(scores, keep)
-        own = self.params
-        return top_k_by_layer(scores, keep, own.output_rate_factor, own.conv_rate_factor)
+        scores, own = magnitudes(model), self.params
+        part = self.budget.weights ** (number / own.rounds)
+        if own.scope == "global":
+            return self.select(model, scores, part)
+        masks = top_k_by_layer(
+            scores, self.at_least(model, part), own.output_rate_factor, own.conv_rate_factor
+        )
+        return self.guarded(model, masks, scores)
 
     def _reset(self, model: nn.Module, number: int) -> nn.Module:
         bare = plain(model)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.core.record import Record
-from pipeline.methods import Method, Phase, magnitudes, top_k, top_k_by_layer, with_masks
+from pipeline.methods import Method, Phase, magnitudes, top_k_by_layer, with_masks
 
 
 class Magnitude(Method):
@@ -69,13 +69,11 @@ class Magnitude(Method):
     def _masks_after(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """Return the masks after ``number`` prunings; none revives what is zero."""
         scores = magnitudes(model)
-        total = sum(score.numel() for score in scores.values())
-        keep = self.budget.kept(total)
-        if number < self.params.rounds:
-            part = self.budget.weights ** (number / self.params.rounds)
-            keep = max(keep, round(part * total))
-        choose = top_k if self.params.scope == "global" else top_k_by_layer
-        return choose(scores, keep)
+        part = self.budget.weights ** (number / self.params.rounds)
+        if self.params.scope == "global":
+            return self.select(model, scores, part)
+        masks = top_k_by_layer(scores, self.at_least(model, part))
+        return self.guarded(model, masks, scores)
 
 
 def demand_epochs(rounds: int, epochs: int) -> None:

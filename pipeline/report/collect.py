@@ -57,6 +57,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "training": {
             "epochs": metrics["train"]["epochs"],
             "best_epoch": metrics["train"]["best_epoch"],
+            "budget": metrics["train"].get("budget"),
             "instability": metrics["prune"].get("instability"),
             "history": _read(folder, "train", "history.json"),
         },

@@ -112,13 +112,14 @@ def _losses(history: list[dict[str, Any]]) -> Picture:
 
 
 def _cost(history: list[dict[str, Any]], report: dict[str, Any]) -> Picture:
-    budget = report["recipe"].get("budget", {}).get("weights")
+    budget = report["training"].get("budget") or {}
     if not any(epoch["cost"] is not None for epoch in history):
         return Picture("Cost against budget", "this method trains without a cost", "")
-    note = "weights in % of the dense network, counted by the method at the end of each epoch"
+    unit = str(budget.get("unit", "weights")).removesuffix("_ms")
+    note = f"{unit} in % of the dense network, counted by the method at the end of each epoch"
     return _curves(
         history, "Cost against budget", note, [("cost", "cost", 100)],
-        level=None if budget is None else 100 * budget,
+        level=None if not budget else 100 * budget["part"],
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def run(context: Context) -> dict[str, Any]:
     method = create(recipe.method, recipe.budget, data.shape)
     # What can't be paid for or can't be compacted is refused before it is trained.
     recipe.budget.kept(prunable_count(model))
+    prices = method.prices(model)
     trace(model, data.shape)
     trained = train(
         model,
@@ -46,6 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     counted = count(trained.model, data.shape, trained.masks)
     trained_accuracy = accuracy(trained.model, data.test, data)
     pruned = accuracy(masked(trained.model, trained.masks), data.test, data)
+    figures = method.figures(trained.attached, lambda net: accuracy(net, data.test, data))
     return {
         "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best "
         f"{trained.best_epoch}; test {trained_accuracy:.2%}; keeps {counted.kept:,} of "
@@ -56,9 +58,11 @@ def run(context: Context) -> dict[str, Any]:
         "reference_epoch": trained.reference_epoch,
         "reference_accuracy": accuracy(trained.reference, data.test, data),
         "pruned_test_accuracy": pruned,
+        "method_figures": figures,
         "test_images": len(data.test),
         "weights": counted.weights,
         "kept_weights": counted.kept,
+        "budget": {"unit": recipe.budget.unit, "part": prices.part},
         "options": method.params.model_dump(mode="json"),
         "data": {
             "name": data.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Trained:
         reference: the most accurate network seen, whatever it spent: what the accuracy of
             the pruned one is compared with.
         reference_epoch: its number; 0 for the network the training started from.
+        attached: the network after the last epoch, with all that the method attached to it.
     """
 
     model: nn.Module
@@ -44,6 +46,7 @@ class Trained:
     best_epoch: int
     reference: nn.Module
     reference_epoch: int
+    attached: nn.Module
 
 
 def train(
@@ -140,6 +143,7 @@ class _Loop:
             best_epoch=self.best.epoch,
             reference=_with(model, self.reference.state),
             reference_epoch=self.reference.epoch,
+            attached=copy.deepcopy(model).cpu().eval(),
         )
 
     def _accuracy(self, model: nn.Module) -> float:

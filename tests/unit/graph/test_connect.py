@@ -1,4 +1,4 @@
-"""No layer loses its last channel where the guard is on, and a cut is named where it is off."""
+"""No layer loses its last channel under the guard, and a cut is named without it."""
 
 from __future__ import annotations
 

@@ -32,16 +32,16 @@ class TestGradual:
     def test_the_ramp_falls_from_all_to_the_budget(self, a: float, b: float) -> None:
         own = method("gradual", begin=0.1, end=0.8)
         early, late = sorted((a, b))
-        assert 1 >= own.kept_fraction(early) >= own.kept_fraction(late) >= 0.25
-        assert own.kept_fraction(0.1) == 1
-        assert own.kept_fraction(0.8) == pytest.approx(0.25)
+        assert 1 >= own.kept_fraction(early, 0.25) >= own.kept_fraction(late, 0.25) >= 0.25
+        assert own.kept_fraction(0.1, 0.25) == 1
+        assert own.kept_fraction(0.8, 0.25) == pytest.approx(0.25)
 
     def test_the_formula_of_the_paper(self) -> None:
         """s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3 with s_i = 0."""
         own = method("gradual", begin=0.0, end=1.0)
         for done in (0.2, 0.5, 0.9):
             sparsity = 0.75 + (0 - 0.75) * (1 - done) ** 3
-            assert own.kept_fraction(done) == pytest.approx(1 - sparsity)
+            assert own.kept_fraction(done, 0.25) == pytest.approx(1 - sparsity)
 
     def test_weights_leave_and_never_come_back(self) -> None:
         own = method("gradual", end=1.0)

@@ -225,7 +225,7 @@ def records(layer_count=2):
             "epochs": 3, "best_epoch": 2, "test_accuracy": 0.9,
             "reference_epoch": 3, "reference_accuracy": 0.91, "pruned_test_accuracy": 0.89,
             "test_images": 1234, "weights": 399_000, "kept_weights": 40_000,
-            "options": {"t": 100.0},
+            "options": {"t": 100.0}, "budget": {"unit": "weights", "part": 0.1},
             "data": {
                 "name": "digits", "classes": ["cat", "dog"], "train": 5000, "validation": 500,
                 "test": 1234, "shape": [1, 8, 8], "note": "",

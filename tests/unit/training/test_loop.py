@@ -57,6 +57,10 @@ def test_it_learns():
 
 CASES = {
     "reparam": (method, {}),
+    "aslp": (lambda: method("aslp"), {}),
+    "edge popup": (lambda: method("edge_popup"), {}),
+    "hard concrete": (lambda: method("hard_concrete"), {}),
+    "supermask": (lambda: method("supermask"), {}),
     "adam": (method, {"optimizer": "adam", "lr": 0.01}),
     "step": (method, {"schedule": "step"}),
     "warm-up": (method, {"warmup_epochs": 1}),

@@ -1,0 +1,353 @@
+"""Every method on the same images, seeds and number of epochs, at several pruning rates.
+
+    python benchmarks/methods.py --size cpu --data image-folder:PATH [--workers 2]
+    python benchmarks/methods.py --size cpu --table     # table and plot of what is there
+
+Every cell is an ordinary run up to the pruning, described by a recipe; nothing is fine-tuned
+after it unless the method's own epochs say so, and all cells of one network have the same
+number of epochs in all. ``PATH`` holds CIFAR-10 as JPEG in train/CLASS/ and test/CLASS/.
+
+A finished cell is a line of benchmarks/results/methods_SIZE.csv, under the fingerprint of its
+recipe: a benchmark that was stopped goes on where it was, and a changed recipe is run anew.
+The accuracies are of the pruned network on the whole test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import statistics
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import Recipe, run
+from pipeline.core.artifact import versions
+from pipeline.core.record import digest
+from pipeline.core.rundir import read_json, write_text
+
+RESULTS = Path(__file__).parent / "results"
+FINETUNED = {"name": "magnitude", "finetune_lr_factor": 1.0}
+
+#: Methods that are told the rate, by the name they have in the table. ``{half}`` epochs are
+#: half of the cell's, so that training and fine-tuning together are no longer than the rest.
+RATED: dict[str, dict[str, Any]] = {
+    "reparam": {"name": "reparam"},
+    "reparam, paper": {"name": "reparam", "mode": "paper"},
+    "magnitude": {"name": "magnitude"},
+    "magnitude + fine-tuning": {**FINETUNED, "finetune_epochs": "half"},
+    "gradual": {"name": "gradual"},
+    "continuous": {"name": "continuous"},
+    "lottery": {"name": "lottery", "reset": "rewind"},
+}
+#: Methods at the rate that is natural to them, with one seed: kept weights, options.
+NATURAL: dict[str, tuple[float, dict[str, Any]]] = {
+    "supermask": (1.0, {"name": "supermask", "rescale": True, "signed_constant": True}),
+    "aslp": (1.0, {"name": "aslp"}),
+    "edge_popup": (0.5, {"name": "edge_popup"}),
+    "hard_concrete": (0.1, {"name": "hard_concrete"}),
+    "filter_norm": (0.5, {"name": "filter_norm", "finetune_epochs": "half"}),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison.
+
+    Attributes:
+        label: of the method in the table.
+        weights: kept fraction.
+        options: of the method table, with its name.
+    """
+
+    network: str
+    label: str
+    weights: float
+    seed: int
+    epochs: int
+    options: dict[str, Any] = field(hash=False)
+
+    def recipe(self, data: dict[str, Any]) -> Recipe:
+        """Return the recipe of the run; fine-tuning takes half of its epochs."""
+        method, epochs = dict(self.options), self.epochs
+        if method.get("finetune_epochs") == "half":
+            method["finetune_epochs"] = epochs // 2
+            epochs -= epochs // 2
+        return Recipe.model_validate(
+            {
+                "name": "methods",
+                "seed": self.seed,
+                "targets": [],
+                "model": {"name": self.network},
+                "data": data,
+                "method": method,
+                "budget": {"weights": self.weights},
+                "train": {**TRAIN, "epochs": epochs},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Size:
+    """A comparison that a kind of machine can make in a night."""
+
+    cells: tuple[Cell, ...]
+    data: dict[str, Any]
+
+
+TRAIN = {
+    "batch_size": 64,
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "precision": "bf16-mixed",
+    "channels_last": True,
+    "deterministic": False,
+}
+
+
+def cells(
+    network: str, epochs: int, labels: Iterable[str], rates: Iterable[float], seeds: int
+) -> Iterator[Cell]:
+    """Yield the cells of one network, all methods of a seed before the next seed."""
+    for seed in range(seeds):
+        yield Cell(network, "dense", 1.0, seed, epochs, {"name": "dense"})
+        for weights in rates:
+            for label in labels:
+                yield Cell(network, label, weights, seed, epochs, RATED[label])
+
+
+def natural(network: str, epochs: int) -> Iterator[Cell]:
+    """Yield the cells of the methods that are compared at one rate only."""
+    for label, (weights, options) in NATURAL.items():
+        yield Cell(network, label, weights, 0, epochs, options)
+
+
+RIVALS = ("reparam", "magnitude + fine-tuning", "gradual")
+SIZES = {
+    "cpu": Size(
+        cells=(
+            *cells("resnet8", 12, RATED, (0.05, 0.01, 0.10, 0.02), seeds=3),
+            *cells("conv4", 6, RIVALS, (0.05, 0.01), seeds=1),
+            *natural("resnet8", 12),
+        ),
+        data={"per_class": 1000, "validation_fraction": 0.1},
+    ),
+    "gpu": Size(
+        cells=(
+            *cells("conv4", 60, RATED, (0.10, 0.05, 0.03, 0.02, 0.01), seeds=3),
+            *cells("resnet18", 60, RATED, (0.10, 0.05, 0.03, 0.02, 0.01), seeds=3),
+            *cells("vgg19", 60, RATED, (0.10, 0.05, 0.03, 0.02, 0.01), seeds=3),
+            *natural("conv4", 60),
+        ),
+        data={"validation_fraction": 0.1},
+    ),
+}
+FIELDS = (
+    "network", "method", "weights", "seed", "epochs", "accuracy", "accuracy_before",
+    "kept", "effective", "dead_channels", "instability", "train_seconds", "test_images",
+    "recipe",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
+    parser.add_argument("--data", default="image-folder:data/cifar10-jpeg")
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/methods"))
+    parser.add_argument("--only", nargs="*", help="labels of methods, default all")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    source = RESULTS / f"methods_{options.size}.csv"
+    if not options.table:
+        work(options, source)
+    rows = read(source)
+    write_text(RESULTS / f"methods_{options.size}.md", table(rows))
+    plot(rows, RESULTS / f"methods_{options.size}.svg")
+    print(table(rows))
+
+
+def work(options: argparse.Namespace, source: Path) -> None:
+    """Run what has no line yet; each worker trains one cell at a time on one core."""
+    size = SIZES[options.size]
+    data = {"name": options.data, **size.data}
+    done = {row["recipe"] for row in read(source)}
+    wanted = [c for c in size.cells if not options.only or c.label in options.only]
+    open_cells = [c for c in wanted if fingerprint(c, data) not in done]
+    print(f"{len(wanted) - len(open_cells)} cells done, {len(open_cells)} to go", flush=True)
+    with ProcessPoolExecutor(options.workers, initializer=one_core) as pool:
+        futures = {pool.submit(train, cell, data, options.runs): cell for cell in open_cells}
+        for future in as_completed(futures):
+            cell = futures[future]
+            if error := future.exception():
+                print(f"FAILED {cell.label} {cell.weights} {cell.seed}: {error}", flush=True)
+                continue
+            row = future.result()
+            write(source, [*(r for r in read(source) if key(r) != key(row)), row])
+            print({name: row[name] for name in FIELDS[:8]}, flush=True)
+
+
+def one_core() -> None:
+    """Give a worker one core: two trainings side by side are faster than two in turn."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def fingerprint(cell: Cell, data: dict[str, Any]) -> str:
+    """Return what a line stands for: the recipe, whatever folder its images are in."""
+    recipe = cell.recipe({**data, "name": "image-folder:"})
+    return digest(recipe.model_dump(mode="json"))[:12]
+
+
+def key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in FIELDS[:4])
+
+
+def train(cell: Cell, data: dict[str, Any], runs: Path) -> dict[str, Any]:
+    """Run one cell and return its line."""
+    name = f"{cell.network}-{cell.label}-{cell.weights}-{cell.seed}".replace(" ", "")
+    result = run(cell.recipe(data), out=runs / name, until="prune")
+    trained, pruned = result.artifacts["train"], result.artifacts["prune"]
+    return {
+        "network": cell.network,
+        "method": cell.label,
+        "weights": cell.weights,
+        "seed": cell.seed,
+        "epochs": trained.metrics["epochs"],
+        "accuracy": round(pruned.metrics["accuracy_after"], 4),
+        "accuracy_before": round(pruned.metrics["accuracy_before"], 4),
+        "kept": round(1 - pruned.metrics["sparsity"], 5),
+        "effective": round(1 - pruned.metrics["effective_sparsity"], 5),
+        "dead_channels": pruned.metrics["dead_channels"],
+        "instability": worst_event(result),
+        "train_seconds": round(trained.provenance.seconds),
+        "test_images": trained.metrics["test_images"],
+        "recipe": fingerprint(cell, data),
+    }
+
+
+def worst_event(result: Any) -> float:
+    """Return the largest instability of any pruning event, the final one included."""
+    history = read_json(result.path / "1-train" / "history.json")
+    events = [epoch["instability"] for epoch in history]
+    final = result.artifacts["prune"].metrics["instability"]
+    return round(max((e for e in (*events, final) if e is not None), default=0.0), 4)
+
+
+def read(source: Path) -> list[dict[str, Any]]:
+    if not source.is_file():
+        return []
+    with source.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(source: Path, rows: list[dict[str, Any]]) -> None:
+    """Write all lines, sorted, so that two machines leave the same file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=key))
+    write_text(source, text.getvalue())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return top-1 in % for each network, method and rate as Markdown."""
+    parts = ["# Methods compared", "", conditions(rows)]
+    for network in dict.fromkeys(row["network"] for row in rows):
+        own = [row for row in rows if row["network"] == network]
+        parts += ["", *rated_table(network, own)]
+        parts += natural_table(network, own)
+    return "\n".join(parts) + "\n"
+
+
+def conditions(rows: list[dict[str, Any]]) -> str:
+    epochs = sorted({f"{row['network']} {row['epochs']} epochs" for row in rows})
+    return (
+        "CIFAR-10; top-1 of the pruned network in % on "
+        f"{rows[0]['test_images']} test images, mean and sample standard deviation over the "
+        f"seeds (n in brackets); {', '.join(epochs)} in all for every method, fine-tuning "
+        f"and rounds included. Made by `python benchmarks/methods.py`, torch "
+        f"{versions()['torch']}."
+    )
+
+
+def rated_table(network: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return one line a method, one column a rate."""
+    rates = sorted(
+        {r["weights"] for r in rows if r["method"] in RATED}, key=float, reverse=True
+    )
+    heads = " | ".join(f"{float(rate):.0%} kept" for rate in rates)
+    lines = [f"| {network} | {heads} |", f"|---|{'---|' * len(rates)}"]
+    for label in ("dense", *RATED):
+        own = [row for row in rows if row["method"] == label]
+        if own and label == "dense":
+            lines.append(f"| dense, all kept: {top1(own)} |{' |' * len(rates)}")
+        elif own:
+            cells = (top1([r for r in own if r["weights"] == rate]) for rate in rates)
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def natural_table(network: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return the methods that were tried at one rate, their own."""
+    own = [row for row in rows if row["method"] in NATURAL]
+    if not own:
+        return []
+    lines = [f"| {network}, at a rate of their own | kept | effective | top-1 |"]
+    lines += ["|---|---|---|---|"]
+    for row in own:
+        kept, effective = float(row["kept"]), float(row["effective"])
+        lines.append(f"| {row['method']} | {kept:.1%} | {effective:.1%} | {top1([row])} |")
+    return ["", *lines]
+
+
+def top1(rows: list[dict[str, Any]]) -> str:
+    """Return mean, standard deviation and number of the seeds."""
+    values = [100 * float(row["accuracy"]) for row in rows]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread} ({len(values)})"
+
+
+def plot(rows: list[dict[str, Any]], target: Path) -> None:
+    """Draw top-1 against the kept fraction, the range over the seeds as a band."""
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    figure = Figure(figsize=(5 * len(networks), 3.6), layout="constrained")
+    for axes, network in zip(
+        figure.subplots(1, len(networks), squeeze=False)[0], networks, strict=True
+    ):
+        for label in RATED:
+            own = [r for r in rows if (r["network"], r["method"]) == (network, label)]
+            curve(axes, label, own)
+        axes.set(title=network, xlabel="kept weights, %", ylabel="top-1, %", xscale="log")
+        axes.invert_xaxis()
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=7)
+    figure.savefig(target, metadata={"Date": None})
+
+
+def curve(axes: Any, label: str, rows: list[dict[str, Any]]) -> None:
+    """Draw one method's mean over the seeds and their range."""
+    rates = sorted({float(row["weights"]) for row in rows})
+    if not rates:
+        return
+    found = [
+        [100 * float(r["accuracy"]) for r in rows if float(r["weights"]) == rate]
+        for rate in rates
+    ]
+    x = [100 * rate for rate in rates]
+    (line,) = axes.plot(x, [statistics.mean(v) for v in found], marker="o", ms=3, label=label)
+    low, high = [min(v) for v in found], [max(v) for v in found]
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15)
+
+
+if __name__ == "__main__":
+    main()
