@@ -6,7 +6,7 @@ the couplings of the graph, whatever its weights are now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -103,6 +103,75 @@ def group_masks(
         for name, columns in group.reads.items():
             masks[name][:, columns] = False
     return masks
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Which group each row and each input column of every weight belongs to.
+
+    Attributes:
+        count: of the groups.
+        rows: per weight, the group of each filter, or ``count`` where it cannot leave.
+        columns: the same of each input column.
+    """
+
+    count: int
+    rows: dict[str, Tensor]
+    columns: dict[str, Tensor]
+
+    @staticmethod
+    def of(groups: Sequence[ChannelGroup], weights: Mapping[str, Tensor]) -> Grouping:
+        """Number the groups in their order."""
+        count = len(groups)
+        rows = {n: torch.full(w.shape[:1], count) for n, w in weights.items()}
+        columns = {n: torch.full(w.shape[1:2], count) for n, w in weights.items()}
+        for number, group in enumerate(groups):
+            for name, places in group.writes.items():
+                rows[name][places] = number
+            for name, places in group.reads.items():
+                columns[name][places] = number
+        return Grouping(count, rows, columns)
+
+    def spread(self, values: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the product of the values of its row's and its column's group, per weight.
+
+        Args:
+            values: one a group; what cannot leave counts as one.
+            like: weights, by parameter name.
+        """
+        padded = torch.cat([values, values.new_ones(1)])
+        found = {}
+        for name, weight in like.items():
+            place = padded.device
+            row = padded[self.rows[name].to(place)].view(-1, *[1] * (weight.dim() - 1))
+            column = padded[self.columns[name].to(place)].view(
+                1, -1, *[1] * (weight.dim() - 2)
+            )
+            found[name] = (row * column).expand(weight.shape)
+        return found
+
+    def norms(self, weights: Mapping[str, Tensor], *, relative: bool) -> Tensor:
+        """Return the root mean square of all weights that make each group's channels.
+
+        Args:
+            weights: by parameter name.
+            relative: to the mean of each layer, so that layers of any scale compare.
+        """
+        device = next(iter(weights.values())).device
+        sums = torch.zeros(self.count + 1, device=device)
+        sizes = torch.zeros(self.count + 1, device=device)
+        for name, weight in weights.items():
+            power = weight.detach().float().square().flatten(1).mean(1)
+            if relative:
+                power = power / power.mean().clamp(min=torch.finfo(power.dtype).tiny)
+            rows = self.rows[name].to(device)
+            sums.index_add_(0, rows, power)
+            sizes.index_add_(0, rows, torch.ones_like(power))
+        return (sums / sizes.clamp(min=1)).sqrt()[:-1]
+
+    def layers(self) -> list[Tensor]:
+        """Return the groups that write each layer which could lose all of its filters."""
+        return [rows for rows in self.rows.values() if bool((rows < self.count).all())]
 
 
 def _has_filters(call: Call, rule: Rule) -> bool:

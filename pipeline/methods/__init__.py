@@ -68,6 +68,12 @@ class Method:
         self.shape = shape
         self._prices: Tariff | None = None
 
+    @classmethod
+    def variant(cls, params: Record) -> type[Method]:
+        """Return the class that obeys the options, where that is not one for all."""
+        del params
+        return cls
+
     def phases(self, epochs: int) -> list[Phase]:
         """Return the phases of a training of ``epochs`` epochs."""
         return [Phase(name="train", epochs=epochs)]
@@ -203,7 +209,7 @@ def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None)
             f"method {choice.name!r} cannot obey budget.{budget.unit}, only "
             f"{', '.join(sorted(plugin.units))}. Choose another unit or method."
         )
-    return plugin(params, budget, shape)
+    return plugin.variant(params)(params, budget, shape)
 
 
 def apparent(model: nn.Module) -> dict[str, Tensor]:
@@ -248,14 +254,31 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 def attached(model: nn.Module, kind: type[P]) -> Iterator[tuple[str, P, Tensor]]:
     """Yield name, parametrization and latent weight of each layer that has one of a kind.
 
-    The name is the plain one of the weight, such as ``conv1.weight``.
+    The name is the plain one of the weight, such as ``conv1.weight``. A weight that layers
+    share comes once, under its first name.
     """
+    seen: set[int] = set()
     for name, module in model.named_modules():
         if isinstance(module, PRUNABLE) and parametrize.is_parametrized(module, "weight"):
             stack: Any = module.parametrizations
-            if isinstance(stack.weight[0], kind):
-                plain_name = f"{name}.weight" if name else "weight"
-                yield plain_name, stack.weight[0], stack.weight.original
+            latent = stack.weight.original
+            if isinstance(stack.weight[0], kind) and id(latent) not in seen:
+                seen.add(id(latent))
+                yield f"{name}.weight" if name else "weight", stack.weight[0], latent
+
+
+def register(model: nn.Module, make: Callable[[Tensor], nn.Module]) -> None:
+    """Give each weight of the method's own copy a parametrization, a shared one the same."""
+    made: dict[int, nn.Module] = {}
+    for module in model.modules():
+        if isinstance(module, PRUNABLE):
+            weight = module.weight
+            if id(weight) not in made:
+                made[id(weight)] = make(weight)
+            # Unsafe: no right inverse is asked for, weights stay as they are.
+            parametrize.register_parametrization(
+                module, "weight", made[id(weight)], unsafe=True
+            )
 
 
 class FixedMask(nn.Module):

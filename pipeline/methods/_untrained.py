@@ -8,7 +8,6 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pipeline.graph.counting import PRUNABLE, prunable_count
 from pipeline.methods import Method, attached, top_k
@@ -57,29 +56,6 @@ def with_signed_constants(model: nn.Module) -> nn.Module:
         if isinstance(module, PRUNABLE):
             module.weight.copy_(signed_constant(module.weight))
     return own
-
-
-def register(model: nn.Module, make: Callable[[Tensor], nn.Module]) -> None:
-    """Give each weight of the method's own copy a parametrization, a shared one the same."""
-    made: dict[int, nn.Module] = {}
-    for module in model.modules():
-        if isinstance(module, PRUNABLE):
-            weight = module.weight
-            if id(weight) not in made:
-                made[id(weight)] = make(weight)
-            # Unsafe: no right inverse is asked for, weights stay as they are.
-            parametrize.register_parametrization(
-                module, "weight", made[id(weight)], unsafe=True
-            )
-
-
-def registered(model: nn.Module, kind: type[P]) -> Iterator[tuple[str, P, Tensor]]:
-    """Yield what ``attached`` does, but once where layers share a weight."""
-    seen: set[int] = set()
-    for name, parametrization, latent in attached(model, kind):
-        if id(latent) not in seen:
-            seen.add(id(latent))
-            yield name, parametrization, latent
 
 
 def random_state() -> dict[str, Tensor]:
@@ -153,5 +129,5 @@ class Sampling(Method):
 
 def logits(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the logits of each weight, by its plain parameter name."""
-    for name, mask, _ in registered(model, Sampled):
+    for name, mask, _ in attached(model, Sampled):
         yield name, mask.m_hat

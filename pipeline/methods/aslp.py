@@ -11,14 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.methods import Phase
+from pipeline.methods import Phase, attached, register
 from pipeline.methods._untrained import (
     Sampled,
     Sampling,
     frozen,
     logits,
-    register,
-    registered,
     with_signed_constants,
 )
 
@@ -150,7 +148,7 @@ class Aslp(Sampling):
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train the logits, fast, and the scales, slowly; neither decays."""
-        masks = [mask for _, mask, _ in registered(model, Topology)]
+        masks = [mask for _, mask, _ in attached(model, Topology)]
         scales = [mask.scale for mask in masks if mask.scale is not None]
         own = {
             "params": [mask.m_hat for mask in masks],

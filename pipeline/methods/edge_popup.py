@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.counting import prunable
-from pipeline.methods import Method, Phase
-from pipeline.methods._untrained import frozen, register, registered
+from pipeline.methods import Method, Phase, attached, register
+from pipeline.methods._untrained import frozen
 
 
 class _Top(torch.autograd.Function):
@@ -125,4 +125,4 @@ class EdgePopup(Method):
     @torch.no_grad()
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the weights of largest absolute score of each layer."""
-        return {name: popup.mask().bool() for name, popup, _ in registered(model, Popup)}
+        return {name: popup.mask().bool() for name, popup, _ in attached(model, Popup)}

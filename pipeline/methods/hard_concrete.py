@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.counting import prunable_count
-from pipeline.methods import Method, Phase, top_k
+from pipeline.methods import Method, Phase, attached, register
 from pipeline.methods._untrained import (
     random_state,
-    register,
-    registered,
     set_random_state,
 )
 
@@ -118,7 +116,7 @@ class HardConcrete(Method):
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train the gates at a rate of their own, without decay."""
-        gates = [gate.log_alpha for _, gate, _ in registered(model, Gate)]
+        gates = [gate.log_alpha for _, gate, _ in attached(model, Gate)]
         others = {id(log_alpha) for log_alpha in gates}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in others]
         own = {
@@ -157,9 +155,9 @@ class HardConcrete(Method):
         """Keep the largest weights behind settled gates, exactly the budget's number."""
         scores = {
             name: (weight * settled(gate.log_alpha)).abs()
-            for name, gate, weight in registered(model, Gate)
+            for name, gate, weight in attached(model, Gate)
         }
-        return top_k(scores, self.kept(model))
+        return self.select(model, scores)
 
     def state(self) -> dict[str, Tensor]:
         """Return where the random numbers stand, of which the gates are drawn."""
@@ -172,5 +170,5 @@ class HardConcrete(Method):
 
 def _expected(model: nn.Module) -> Tensor:
     """Return the expected number of open gates."""
-    sums = [open_probability(gate.log_alpha).sum() for _, gate, _ in registered(model, Gate)]
+    sums = [open_probability(gate.log_alpha).sum() for _, gate, _ in attached(model, Gate)]
     return torch.stack(sums).sum()

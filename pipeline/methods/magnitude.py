@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.core.budget import UNITS, Budget, Unit
+from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.methods import Method, Phase, magnitudes, top_k_by_layer, with_masks
 
@@ -48,6 +50,18 @@ class Magnitude(Method):
 
     params: Params
     prunes: ClassVar[bool] = True
+    units: ClassVar[frozenset[Unit]] = UNITS
+
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
+        if self.params.scope == "layer" and budget.unit != "weights":
+            raise PareError(
+                f"method 'magnitude': scope = 'layer' gives every layer the same part of its "
+                f"weights, whatever budget.{budget.unit} they cost. Set scope = 'global' or "
+                "budget.weights."
+            )
 
     def phases(self, epochs: int) -> list[Phase]:
         """Train densely, then fine-tune if asked to."""
@@ -69,7 +83,7 @@ class Magnitude(Method):
     def _masks_after(self, model: nn.Module, number: int) -> dict[str, Tensor]:
         """Return the masks after ``number`` prunings; none revives what is zero."""
         scores = magnitudes(model)
-        part = self.budget.weights ** (number / self.params.rounds)
+        part = self.part(model) ** (number / self.params.rounds)
         if self.params.scope == "global":
             return self.select(model, scores, part)
         masks = top_k_by_layer(scores, self.at_least(model, part))

@@ -2,150 +2,108 @@
 
 from __future__ import annotations
 
-import math
-from typing import ClassVar, Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from pipeline.core.budget import Budget
 from pipeline.core.record import Record
-from pipeline.graph.counting import PRUNABLE, prunable_count
-from pipeline.methods import Method, Phase, attached
+from pipeline.graph.ranking import lamp, thresholds
+from pipeline.methods import Method, Phase, attached, register
+from pipeline.methods._channels import ByChannel
+from pipeline.methods._gates import OPEN, Gate, half_way
+from pipeline.methods._paper import Paper
+from pipeline.methods._scheduled import Options, Scheduled
 
 
-def h(x: Tensor, t: Tensor, n: int = 4) -> Tensor:
-    """Return the soft gate of each weight: 0 in the pit around zero, 1 far from it.
+class Reparam(Scheduled):
+    """Train apparent weights ``w h_t(w)`` under a budget; prune once, without fine-tuning.
 
-    The literal form ``C1 (exp(-1 / ((t x)^n + 1)) - C2)`` cancels to exactly zero in float32
-    for |t x| <= 0.01, so that all weights in the pit would count and rank alike. With
-    ``u = (t x)^n`` it equals ``expm1(u / (1 + u)) / (e - 1)``, which keeps them apart.
-
-    Args:
-        x: latent weights, any shape.
-        t: inverse width of the pit, a scalar; half-way is at |x| = 1.13 / t for n = 4.
-        n: even; how sharply the gate rises.
+    The pit is scheduled: in each layer its half-way point lies between the weights that the
+    budget pays for at this point of the training and those it does not, on a cubic ramp from
+    all to the budget's. Weights are soft until ``hard``, so that what fell into the pit can
+    come back; then the gates are a mask, the latent weights become the apparent ones, and
+    the network that is trained on is the pruned one. Weights are ranked over all layers by
+    LAMP scores, which no scale of a layer changes and which leave each layer its largest
+    weight.
 
     Source:
         Dupont, Sahbi & Michel, Weight Reparametrization for Budget-Aware Network Pruning,
-        ICIP 2021, arXiv:2107.03909; stable form derived here.
-
-    >>> round(float(h(torch.tensor(0.0113), torch.tensor(100.0))), 2)
-    0.5
-    """
-    # Squares are cheaper than a general power. Past 1e6 the gate is one to float32
-    # precision; the clamp keeps u / (1 + u) finite.
-    u = (t * x).square().pow(n // 2).clamp(max=1e6)
-    return torch.expm1(u / (1 + u)) / (math.e - 1)
-
-
-class Pit(nn.Module):
-    """Parametrization ``w h_t(w)``: soft-prunes the weights that fall into the pit."""
-
-    def __init__(self, t: nn.Parameter, n: int) -> None:
-        super().__init__()
-        self.t = t
-        self.n = n
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Map latent to apparent weights, same shape."""
-        return weight * h(weight, self.t, self.n)
-
-
-class Reparam(Method):
-    """Train apparent weights ``w h_t(w)`` under a budget; prune once, without fine-tuning.
-
-    The loss is ``task + mixing ((C - C_target) / C_initial)^2`` with ``C = sum h``. In the
-    end exactly the budget's number of weights is kept: those of largest apparent magnitude
-    over all layers.
-
-    Source:
-        Dupont, Sahbi & Michel, ICIP 2021, arXiv:2107.03909. Not stated there and chosen
-        here: the mixing coefficient and its ramp, the scope of t, the rate at which t is
-        learnt, and the global selection rule.
+        ICIP 2021, arXiv:2107.03909. Deviations of the scheduled mode: t follows the budget
+        on the ramp of Zhu & Gupta 2017 (arXiv:1710.01878) instead of a loss; hard masks
+        before the end; LAMP scores (Lee et al., ICLR 2021, arXiv:2010.07611). ``mode =
+        "paper"`` is as published; not stated there and chosen here: the mixing coefficient
+        and its ramp, the scope of t, the rate at which t is learnt, and the global rule by
+        which weights are selected.
     """
 
-    class Params(Record):
+    class Params(Options):
         """Options of the method table.
 
         Attributes:
-            mixing: coefficient lambda of the budget loss.
-            ramp: fraction of the training over which the coefficient grows linearly to its
-                value; 0 applies it from the first step.
-            t: initial inverse width of the pit.
-            scope: one t for the network, or one per layer.
-            learn_t: train t by the optimizer (``t_lr_factor`` of its rate, no decay).
+            mode: ``scheduled``, where the pit follows the budget; or ``paper``, where its
+                width is trained under a budget loss.
             n: even exponent of the pit.
+            granularity: scheduled: prune single weights, or whole channels together with all
+                that is tied to them.
+            end: scheduled: fraction of the training at which the budget is reached.
+            hard: scheduled: fraction of the training from which on the gates are a mask.
+            scale_free: scheduled: compare what no scale of a layer changes (LAMP scores of
+                weights, norms of channels relative to their layer's); without, magnitudes.
+            mixing: paper: coefficient lambda of the budget loss.
+            ramp: paper: fraction of the training over which the coefficient grows linearly to
+                its value; 0 applies it from the first step.
+            t: paper: initial inverse width of the pit.
+            scope: paper: one t for the network, or one per layer.
+            learn_t: paper: train t by the optimizer (``t_lr_factor`` of its rate, no decay).
+            t_lr_factor: paper: of the learning rate.
         """
 
-        mixing: float = Field(default=1.0, ge=0)
-        ramp: float = Field(default=0.0, ge=0, le=1)
-        t: float = Field(default=100.0, gt=0)
-        scope: Literal["global", "layer"] = "global"
-        learn_t: bool = True
-        t_lr_factor: float = Field(default=1.0, gt=0)
-        n: int = Field(default=4, ge=2, multiple_of=2)
-
-    params: Params
-    prunes: ClassVar[bool] = True
-
-    def __init__(
-        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
-    ) -> None:
-        super().__init__(params, budget, shape)
-        self._initial_cost: float | None = None
+    @classmethod
+    def variant(cls, params: Record) -> type[Method]:
+        """Return the class that obeys the options."""
+        assert isinstance(params, Options)
+        if params.mode == "paper":
+            return Paper
+        return ByChannel if params.granularity == "channel" else cls
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
-        """Register the pit on the weight of every convolution and linear layer."""
+        """Register an open gate on the weight of every convolution and linear layer."""
         own = super().attach(model, phase)
-        shared = self._new_t()
-        for module in own.modules():
-            if isinstance(module, PRUNABLE):
-                t = shared if self.params.scope == "global" else self._new_t()
-                pit = Pit(t, self.params.n)
-                parametrize.register_parametrization(module, "weight", pit)
-        with torch.no_grad():
-            self._initial_cost = float(_cost(own))
+        register(own, lambda weight: Gate(weight.detach(), self.params.n))
         return own
 
-    def _new_t(self) -> nn.Parameter:
-        return nn.Parameter(torch.tensor(self.params.t), requires_grad=self.params.learn_t)
+    def is_hard(self, model: nn.Module) -> bool:
+        """Tell whether the gates are a mask already."""
+        return all(gate.hard for _, gate, _ in attached(model, Gate))
 
-    def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
-        """Train t at its own rate and without weight decay, which would widen the pit."""
-        widths = {id(pit.t): pit.t for _, pit, _ in attached(model, Pit)}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in widths]
-        groups: list[dict[str, object]] = [{"params": rest, "lr": lr}]
-        if self.params.learn_t:
-            groups.append(
-                {
-                    "params": list(widths.values()),
-                    "lr": lr * self.params.t_lr_factor,
-                    "weight_decay": 0.0,
-                }
-            )
-        return groups
+    def widen(self, model: nn.Module, part: float) -> None:
+        """Put each layer's half-way point between what is paid for and what is not."""
+        sizes = {name: latent.abs() for name, _, latent in attached(model, Gate)}
+        prices = self.prices(model)
+        spend = part * prices.whole - prices.fixed
+        borders = thresholds(sizes, prices.weight, spend, scale_free=self.params.scale_free)
+        for name, gate, _ in attached(model, Gate):
+            t = half_way(self.params.n) / borders[name]
+            gate.t.copy_(torch.nan_to_num(t, posinf=OPEN).clamp(max=OPEN))
 
-    def loss(self, model: nn.Module, progress: float) -> Tensor:
-        """Return the budget loss, normalised by the cost before the first step."""
-        assert self._initial_cost is not None, "attach comes first"
-        overspent = (_cost(model) - self.kept(model)) / self._initial_cost
-        ramp = min(1.0, progress / self.params.ramp) if self.params.ramp else 1.0
-        return self.params.mixing * ramp * overspent.square()
+    def harden(self, model: nn.Module) -> None:
+        """Mask what is not paid for, and let the latent weights be the apparent ones."""
+        masks = self.masks(model)
+        for name, gate, latent in attached(model, Gate):
+            latent.mul_(gate.gates(latent))
+            gate.mask.copy_(masks[name])
+            gate.hard = True
 
     @torch.no_grad()
     def cost(self, model: nn.Module) -> float:
-        """Return the sum of the gates as a fraction of all weights."""
-        return float(_cost(model)) / prunable_count(model)
+        """Return what the gates spend as a part of the whole network's cost."""
+        prices = self.prices(model)
+        gates = {name: gate.gates(latent) for name, gate, latent in attached(model, Gate)}
+        return prices.cost(gates) / prices.whole
 
+    @torch.no_grad()
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Keep the weights of largest apparent magnitude, exactly the budget's number."""
-        return self.largest(model)
-
-
-def _cost(model: nn.Module) -> Tensor:
-    """Return the sum of h over all latent weights."""
-    costs = [h(latent, pit.t, pit.n).sum() for _, pit, latent in attached(model, Pit)]
-    return torch.stack(costs).sum()
+        """Keep the weights of largest score that the budget pays for; hard masks stay."""
+        if self.is_hard(model):
+            return {name: gate.mask.clone() for name, gate, _ in attached(model, Gate)}
+        sizes = {name: latent.abs() for name, _, latent in attached(model, Gate)}
+        return self.select(model, lamp(sizes) if self.params.scale_free else sizes)

@@ -12,13 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.record import Record
-from pipeline.methods import Phase, plain
+from pipeline.methods import Phase, plain, register
 from pipeline.methods._untrained import (
     Sampled,
     Sampling,
     frozen,
     logits,
-    register,
     with_signed_constants,
 )
 

@@ -14,7 +14,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.recipe import Choice
 from pipeline.graph.counting import prunable
 from pipeline.methods import Phase, apparent, create
-from pipeline.methods.reparam import Pit, h
+from pipeline.methods._gates import Pit, h
 
 PHASE = Phase(name="train", epochs=1)
 ONE = torch.tensor(1.0)
@@ -31,7 +31,8 @@ def number(tensor):
 
 
 def method(budget=0.1, **options):
-    return create(Choice(name="reparam", **options), Budget(weights=budget))
+    """The paper's mode, whose widths and loss these tests are about."""
+    return create(Choice(name="reparam", mode="paper", **options), Budget(weights=budget))
 
 
 def pits(model):

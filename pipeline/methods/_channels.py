@@ -1,0 +1,147 @@
+"""The scheduled reparametrization with one gate for each group of coupled channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError
+from pipeline.core.record import Record
+from pipeline.graph.groups import Grouping, channel_groups
+from pipeline.graph.ranking import largest_within
+from pipeline.methods import Phase, apparent, attached, plain, register
+from pipeline.methods._gates import OPEN, h, half_way
+from pipeline.methods._scheduled import Scheduled
+
+#: Norms of channels lie much closer together than weights: the edge is as much sharper.
+_SHARPER = 4
+
+
+class ChannelGate(nn.Module):
+    """Parametrization that multiplies each weight by the gates of its two channels."""
+
+    gate: Tensor
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("gate", torch.ones_like(weight))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map latent to apparent weights, same shape."""
+        return weight * self.gate
+
+
+class ByChannel(Scheduled):
+    """h acts on the norm of a group of channels, which vanish together through every add.
+
+    The norm of a group is the root mean square of the filters that make its channels,
+    relative to their layers' where ``scale_free``. Its gate multiplies these filters and
+    what reads them, so that no constant of a vanishing channel is left to rely on. Gates are
+    set between steps: the gradient does not flow through them.
+    """
+
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
+        self._grouping = Grouping(0, {}, {})
+        self._gates = torch.ones(0)
+        self._hard = False
+
+    def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
+        """Register an open gate on every weight.
+
+        Raises:
+            PareError: without the shape of an image, or no channel can leave.
+        """
+        if self.shape is None:
+            raise PareError("granularity = 'channel' needs the shape of an image.")
+        own = super().attach(model, phase)
+        bare = plain(own)
+        self._grouping = Grouping.of(channel_groups(bare, self.shape), apparent(bare))
+        if not self._grouping.count:
+            raise PareError(
+                "granularity = 'channel': no channel of this network can leave. Choose "
+                "granularity = 'weight'."
+            )
+        self._gates, self._hard = torch.ones(self._grouping.count), False
+        register(own, lambda weight: ChannelGate(weight.detach()))
+        return own
+
+    def is_hard(self, model: nn.Module) -> bool:
+        """Tell whether the gates are zeros and ones already."""
+        del model
+        return self._hard
+
+    def widen(self, model: nn.Module, part: float) -> None:
+        """Put the half-way point between the groups that are paid for and the others."""
+        norms = self._norms(model)
+        kept = self._paid_for(model, norms, part)
+        border = (norms[kept].min() + norms[~kept].max()) / 2 if not kept.all() else None
+        n = _SHARPER * self.params.n
+        t = torch.tensor(OPEN) if border is None else half_way(n) / border
+        self._set(model, h(norms, t.to(norms.device), n))
+
+    def harden(self, model: nn.Module) -> None:
+        """Close the gates of what is not paid for, and let latent weights be apparent."""
+        kept = self._paid_for(model, self._norms(model), self.part(model))
+        for _, gate, latent in attached(model, ChannelGate):
+            latent.mul_(gate.gate)
+        self._set(model, kept.float())
+        self._hard = True
+
+    @torch.no_grad()
+    def cost(self, model: nn.Module) -> float:
+        """Return what the gates spend as a part of the whole network's cost."""
+        prices = self.prices(model)
+        gates = {name: gate.gate for name, gate, _ in attached(model, ChannelGate)}
+        return prices.cost(gates) / prices.whole
+
+    @torch.no_grad()
+    def masks(self, model: nn.Module) -> dict[str, Tensor]:
+        """Keep the groups of largest norm that the budget pays for, each as a whole."""
+        if self._hard:
+            kept = self._gates > 0
+        else:
+            kept = self._paid_for(model, self._norms(model), self.part(model))
+        return self._as_masks(model, kept)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the gates, and whether they are hard."""
+        own = {"reparam.gates": self._gates, "reparam.hard": torch.tensor(self._hard)}
+        return {**super().state(), **own}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take them back."""
+        super().restore(state)
+        self._gates, self._hard = state["reparam.gates"], bool(state["reparam.hard"])
+
+    def _norms(self, model: nn.Module) -> Tensor:
+        latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
+        return self._grouping.norms(latent, relative=self.params.scale_free)
+
+    def _paid_for(self, model: nn.Module, norms: Tensor, part: float) -> Tensor:
+        """Return which groups are kept, boolean: the largest norms, one in each layer."""
+        firsts = torch.zeros_like(norms, dtype=torch.bool)
+        for groups in self._grouping.layers():
+            firsts[groups[norms[groups].argmax()]] = True
+        prices = self.prices(model)
+
+        def fits(kept: Tensor) -> bool:
+            return prices.cost(self._as_masks(model, kept)) <= part * prices.whole * (1 + 1e-9)
+
+        return largest_within(norms + firsts * norms.max(), fits)
+
+    def _as_masks(self, model: nn.Module, kept: Tensor) -> dict[str, Tensor]:
+        latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
+        return self._grouping.spread(kept, latent)
+
+    def _set(self, model: nn.Module, gates: Tensor) -> None:
+        self._gates = gates.detach().cpu()
+        latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
+        spread = self._grouping.spread(gates, latent)
+        for name, gate, _ in attached(model, ChannelGate):
+            gate.gate.copy_(spread[name])

@@ -1,0 +1,110 @@
+"""What the scheduled forms of the reparametrization share: options, ramp, hard masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from pipeline.core.budget import UNITS, Budget, Unit
+from pipeline.core.record import Record
+from pipeline.methods import Method
+
+_UPDATES = 100  # of the gates in a training
+_OF_MODE = {
+    "scheduled": ("granularity", "end", "hard", "scale_free"),
+    "paper": ("mixing", "ramp", "t", "scope", "learn_t", "t_lr_factor"),
+}
+
+
+class Options(Record):
+    """Options of ``reparam``, where they are described."""
+
+    mode: Literal["scheduled", "paper"] = "scheduled"
+    n: int = Field(default=4, ge=2, multiple_of=2)
+    granularity: Literal["weight", "channel"] = "weight"
+    end: float = Field(default=0.5, gt=0, le=1)
+    hard: float = Field(default=0.75, gt=0, le=1)
+    scale_free: bool = True
+    mixing: float = Field(default=1.0, ge=0)
+    ramp: float = Field(default=0.0, ge=0, le=1)
+    t: float = Field(default=100.0, gt=0)
+    scope: Literal["global", "layer"] = "global"
+    learn_t: bool = True
+    t_lr_factor: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _are_of_the_mode(self) -> Options:
+        """Refuse what would be ignored."""
+        other = "scheduled" if self.mode == "paper" else "paper"
+        for name in _OF_MODE[other]:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is an option of mode = {other!r}, not {self.mode!r}")
+        if self.end > self.hard:
+            raise ValueError(f"end = {self.end} is after hard = {self.hard}")
+        return self
+
+
+class Scheduled(Method):
+    """Soft gates that follow the budget on a ramp, and hard ones towards the end."""
+
+    params: Options
+    prunes: ClassVar[bool] = True
+    units: ClassVar[frozenset[Unit]] = UNITS
+
+    def __init__(
+        self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(params, budget, shape)
+        self._update = -1
+
+    def widen(self, model: nn.Module, part: float) -> None:
+        """Let the gates spend a part of the network's whole cost."""
+        raise NotImplementedError
+
+    def harden(self, model: nn.Module) -> None:
+        """Make the gates a mask of what the budget pays for."""
+        raise NotImplementedError
+
+    def is_hard(self, model: nn.Module) -> bool:
+        """Tell whether the gates are a mask already."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module, progress: float) -> None:
+        """Let the gates follow the budget, and make them masks when it is time.
+
+        They move a hundred times in a training, however long: a ranking of all weights
+        costs more than a step of a small network.
+        """
+        if int(progress * _UPDATES) == self._update or self.is_hard(model):
+            return
+        self._update = int(progress * _UPDATES)
+        if progress < self.params.hard:
+            self.widen(model, self.left(progress, self.part(model)))
+        else:
+            self.harden(model)
+
+    def after_epoch(self, model: nn.Module, progress: float) -> None:
+        """Let the gates be where the next epoch begins, so that all of its steps agree."""
+        self.after_step(model, progress)
+
+    def left(self, progress: float, final: float) -> float:
+        """Return the part of the network that the cubic ramp leaves (Zhu & Gupta 2017).
+
+        >>> method = Scheduled(Options(end=0.5), Budget())
+        >>> [round(method.left(p, 0.1), 3) for p in (0.0, 0.25, 0.5, 0.75)]
+        [1.0, 0.213, 0.1, 0.1]
+        """
+        return final + (1 - final) * (1 - min(1.0, progress / self.params.end)) ** 3
+
+    def state(self) -> dict[str, Tensor]:
+        """Return when the gates last moved."""
+        return {"reparam.update": torch.tensor(self._update)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take it back."""
+        self._update = int(state["reparam.update"])
