@@ -44,6 +44,13 @@ RATED: dict[str, dict[str, Any]] = {
     "continuous": {"name": "continuous"},
     "lottery": {"name": "lottery", "reset": "rewind"},
 }
+#: What the parts of the default reparam give: each line leaves one out, or is the rival.
+ABLATION: dict[str, dict[str, Any]] = {
+    "ranked by magnitude": {"name": "reparam", "scale_free": False},
+    "soft to the end": {"name": "reparam", "soft": 1.0},
+    "soft for 3/4 at any rate": {"name": "reparam", "soft": 0.75},
+    "no soft gates (gradual, ranked by LAMP)": {"name": "gradual", "scale_free": True},
+}
 #: Methods at the rate that is natural to them, with one seed: kept weights, options.
 NATURAL: dict[str, tuple[float, dict[str, Any]]] = {
     "supermask": (1.0, {"name": "supermask", "rescale": True, "signed_constant": True}),
@@ -120,6 +127,13 @@ def cells(
                 yield Cell(network, label, weights, seed, epochs, RATED[label])
 
 
+def ablation(network: str, epochs: int, rates: Iterable[float]) -> Iterator[Cell]:
+    """Yield the cells that leave out one part of the default each, with one seed."""
+    for weights in rates:
+        for label, options in ABLATION.items():
+            yield Cell(network, label, weights, 0, epochs, options)
+
+
 def natural(network: str, epochs: int) -> Iterator[Cell]:
     """Yield the cells of the methods that are compared at one rate only."""
     for label, (weights, options) in NATURAL.items():
@@ -131,8 +145,9 @@ SIZES = {
     "cpu": Size(
         cells=(
             *cells("resnet8", 12, RATED, (0.05, 0.01, 0.10, 0.02), seeds=3),
-            *cells("conv4", 6, RIVALS, (0.05, 0.01), seeds=1),
             *natural("resnet8", 12),
+            *ablation("resnet8", 12, (0.05, 0.01)),
+            *cells("conv4", 6, RIVALS, (0.05, 0.01), seeds=1),
         ),
         data={"per_class": 1000, "validation_fraction": 0.1},
     ),
@@ -261,6 +276,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         parts += ["", *rated_table(network, own)]
+        parts += ablation_table(network, own)
         parts += natural_table(network, own)
     return "\n".join(parts) + "\n"
 
@@ -291,6 +307,22 @@ def rated_table(network: str, rows: list[dict[str, Any]]) -> list[str]:
             cells = (top1([r for r in own if r["weights"] == rate]) for rate in rates)
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return lines
+
+
+def ablation_table(network: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return the default of reparam and what is left of it without each of its parts."""
+    tried = [row for row in rows if row["method"] in ABLATION]
+    if not tried:
+        return []
+    rates = sorted({row["weights"] for row in tried}, key=float, reverse=True)
+    seeds = {row["seed"] for row in tried}
+    heads = " | ".join(f"{float(rate):.0%} kept" for rate in rates)
+    lines = [f"| {network}, the parts of reparam | {heads} |", f"|---|{'---|' * len(rates)}"]
+    for label in ("reparam", *ABLATION):
+        own = [r for r in rows if r["method"] == label and r["seed"] in seeds]
+        cells = (top1([r for r in own if r["weights"] == rate]) for rate in rates)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return ["", *lines]
 
 
 def natural_table(network: str, rows: list[dict[str, Any]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -15,7 +16,7 @@ from pipeline.methods import Method
 
 _UPDATES = 100  # of the gates in a training
 _OF_MODE = {
-    "scheduled": ("granularity", "end", "hard", "scale_free"),
+    "scheduled": ("granularity", "soft", "end", "scale_free"),
     "paper": ("mixing", "ramp", "t", "scope", "learn_t", "t_lr_factor"),
 }
 
@@ -26,8 +27,8 @@ class Options(Record):
     mode: Literal["scheduled", "paper"] = "scheduled"
     n: int = Field(default=4, ge=2, multiple_of=2)
     granularity: Literal["weight", "channel"] = "weight"
-    end: float = Field(default=0.5, gt=0, le=1)
-    hard: float = Field(default=0.75, gt=0, le=1)
+    soft: float | None = Field(default=None, gt=0, le=1)
+    end: float = Field(default=2 / 3, gt=0, le=1)
     scale_free: bool = True
     mixing: float = Field(default=1.0, ge=0)
     ramp: float = Field(default=0.0, ge=0, le=1)
@@ -43,8 +44,6 @@ class Options(Record):
         for name in _OF_MODE[other]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is an option of mode = {other!r}, not {self.mode!r}")
-        if self.end > self.hard:
-            raise ValueError(f"end = {self.end} is after hard = {self.hard}")
         return self
 
 
@@ -83,8 +82,9 @@ class Scheduled(Method):
         if int(progress * _UPDATES) == self._update or self.is_hard(model):
             return
         self._update = int(progress * _UPDATES)
-        if progress < self.params.hard:
-            self.widen(model, self.left(progress, self.part(model)))
+        part = self.part(model)
+        if progress < self.soft(part):
+            self.widen(model, self.left(progress, part))
         else:
             self.harden(model)
 
@@ -92,14 +92,26 @@ class Scheduled(Method):
         """Let the gates be where the next epoch begins, so that all of its steps agree."""
         self.after_step(model, progress)
 
+    def soft(self, final: float) -> float:
+        """Return the fraction of the training after which the gates are a mask.
+
+        >>> method = Scheduled(Options(), Budget())
+        >>> [round(method.soft(part), 3) for part in (1.0, 0.1, 0.05, 0.01, 0.001)]
+        [0.75, 0.75, 0.675, 0.5, 0.5]
+        """
+        if self.params.soft is not None:
+            return self.params.soft
+        return min(0.75, max(0.5, 1.0 + math.log10(final) / 4))
+
     def left(self, progress: float, final: float) -> float:
         """Return the part of the network that the cubic ramp leaves (Zhu & Gupta 2017).
 
-        >>> method = Scheduled(Options(end=0.5), Budget())
+        >>> method = Scheduled(Options(soft=0.5, end=1.0), Budget())
         >>> [round(method.left(p, 0.1), 3) for p in (0.0, 0.25, 0.5, 0.75)]
         [1.0, 0.213, 0.1, 0.1]
         """
-        return final + (1 - final) * (1 - min(1.0, progress / self.params.end)) ** 3
+        done = min(1.0, progress / (self.params.end * self.soft(final)))
+        return final + (1 - final) * (1 - done) ** 3
 
     def state(self) -> dict[str, Tensor]:
         """Return when the gates last moved."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.core.budget import UNITS, Unit
 from pipeline.core.record import Record
+from pipeline.graph.ranking import lamp
 from pipeline.methods import Method, Phase, apparent, hold, magnitudes, with_masks
 
 
@@ -32,10 +33,13 @@ class Gradual(Method):
         Attributes:
             begin: fraction of the training after which pruning starts.
             end: fraction of the training at which the budget is reached.
+            scale_free: rank weights over all layers by LAMP scores, as ``reparam`` does,
+                instead of magnitudes.
         """
 
         begin: float = Field(default=0.0, ge=0, lt=1)
         end: float = Field(default=0.75, gt=0, le=1)
+        scale_free: bool = False
 
         @model_validator(mode="after")
         def _begins_before_it_ends(self) -> Gradual.Params:
@@ -71,8 +75,12 @@ class Gradual(Method):
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Remove the smallest of the weights that are left."""
         part = self.kept_fraction(progress, self.part(model))
-        hold(model, self.select(model, magnitudes(model), part))
+        hold(model, self.select(model, self._scores(model), part))
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Keep the weights of largest magnitude, exactly the budget's number."""
-        return self.largest(model)
+        """Keep the weights of largest score that the budget pays for."""
+        return self.select(model, self._scores(model))
+
+    def _scores(self, model: nn.Module) -> dict[str, Tensor]:
+        sizes = magnitudes(model)
+        return lamp(sizes) if self.params.scale_free else sizes

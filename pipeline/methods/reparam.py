@@ -19,8 +19,8 @@ class Reparam(Scheduled):
 
     The pit is scheduled: in each layer its half-way point lies between the weights that the
     budget pays for at this point of the training and those it does not, on a cubic ramp from
-    all to the budget's. Weights are soft until ``hard``, so that what fell into the pit can
-    come back; then the gates are a mask, the latent weights become the apparent ones, and
+    all to the budget's. At first weights are soft, so that what fell into the pit can come
+    back; then the gates are a mask, the latent weights become the apparent ones, and
     the network that is trained on is the pruned one. Weights are ranked over all layers by
     LAMP scores, which no scale of a layer changes and which leave each layer its largest
     weight.
@@ -44,8 +44,10 @@ class Reparam(Scheduled):
             n: even exponent of the pit.
             granularity: scheduled: prune single weights, or whole channels together with all
                 that is tied to them.
-            end: scheduled: fraction of the training at which the budget is reached.
-            hard: scheduled: fraction of the training from which on the gates are a mask.
+            soft: scheduled: fraction of the training after which the gates are a mask; by
+                default 3/4 where a tenth of the network is kept and 1/2 for a hundredth, as
+                the fewer weights are left, the longer they need alone.
+            end: scheduled: fraction of that time at which the budget is reached.
             scale_free: scheduled: compare what no scale of a layer changes (LAMP scores of
                 weights, norms of channels relative to their layer's); without, magnitudes.
             mixing: paper: coefficient lambda of the budget loss.

@@ -136,12 +136,11 @@ class TestSchedule:
         ("own", "said"),
         [
             ({"mixing": 2.0}, "mixing is an option of mode = 'paper', not 'scheduled'"),
-            ({"mode": "paper", "end": 0.3}, "end is an option of mode = 'scheduled'"),
+            ({"mode": "paper", "soft": 0.3}, "soft is an option of mode = 'scheduled'"),
             (
                 {"mode": "paper", "granularity": "channel"},
                 "granularity is an option of mode = 'scheduled'",
             ),
-            ({"end": 0.8, "hard": 0.7}, r"end = 0.8 is after hard = 0.7"),
         ],
     )
     def test_an_option_that_would_be_ignored_is_refused(self, own, said):
@@ -149,7 +148,7 @@ class TestSchedule:
             method(**own)
 
     def test_the_gates_count_what_the_ramp_leaves(self):
-        one = method(0.1, end=0.5, hard=0.8)
+        one = method(0.1, soft=0.8, end=0.6)
         own = one.attach(resnet(), PHASE)
         total = prunable_count(own)
         for progress in (0.1, 0.2, 0.5, 0.7):
@@ -159,7 +158,7 @@ class TestSchedule:
         assert not any(gate.hard for _, gate, _ in attached(own, Gate))
 
     def test_hard_gates_are_the_masks_and_keep_the_apparent_weights(self):
-        one = method(0.1, end=0.5, hard=0.75)
+        one = method(0.1, soft=0.75)
         own = one.attach(resnet(), PHASE)
         one.after_step(own, 0.6)
         before = {name: weight.clone() for name, weight in apparent(own).items()}
@@ -185,7 +184,7 @@ class TestSchedule:
         monkeypatch.setattr(one, "widen", lambda model, part: moved.append(part))
         for step in range(1000):
             one.after_step(own, step / 2000)
-        assert len(moved) == 50
+        assert len(moved) == 50  # half of the training has passed
         assert moved == sorted(moved, reverse=True)
 
     def test_a_layer_that_is_kept_whole_has_an_open_gate(self):
