@@ -48,7 +48,7 @@ RATED: dict[str, dict[str, Any]] = {
 ABLATION: dict[str, dict[str, Any]] = {
     "ranked by magnitude": {"name": "reparam", "scale_free": False},
     "soft to the end": {"name": "reparam", "soft": 1.0},
-    "soft for 3/4 at any rate": {"name": "reparam", "soft": 0.75},
+    "soft for 3/4 of the epochs": {"name": "reparam", "soft": 0.75},
     "no soft gates (gradual, ranked by LAMP)": {"name": "gradual", "scale_free": True},
 }
 #: Methods at the rate that is natural to them, with one seed: kept weights, options.

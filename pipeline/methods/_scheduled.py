@@ -96,12 +96,12 @@ class Scheduled(Method):
         """Return the fraction of the training after which the gates are a mask.
 
         >>> method = Scheduled(Options(), Budget())
-        >>> [round(method.soft(part), 3) for part in (1.0, 0.1, 0.05, 0.01, 0.001)]
-        [0.75, 0.75, 0.675, 0.5, 0.5]
+        >>> [round(method.soft(part), 2) for part in (1.0, 0.05, 0.02, 0.01, 0.001)]
+        [0.9, 0.9, 0.67, 0.5, 0.5]
         """
         if self.params.soft is not None:
             return self.params.soft
-        return min(0.75, max(0.5, 1.0 + math.log10(final) / 4))
+        return min(0.9, max(0.5, 0.5 + 0.4 * math.log(final / 0.01, 5)))
 
     def left(self, progress: float, final: float) -> float:
         """Return the part of the network that the cubic ramp leaves (Zhu & Gupta 2017).

@@ -45,8 +45,8 @@ class Reparam(Scheduled):
             granularity: scheduled: prune single weights, or whole channels together with all
                 that is tied to them.
             soft: scheduled: fraction of the training after which the gates are a mask; by
-                default 3/4 where a tenth of the network is kept and 1/2 for a hundredth, as
-                the fewer weights are left, the longer they need alone.
+                default 0.9 where a twentieth of the network is kept and 0.5 for a hundredth,
+                as the fewer weights are left, the longer they need alone.
             end: scheduled: fraction of that time at which the budget is reached.
             scale_free: scheduled: compare what no scale of a layer changes (LAMP scores of
                 weights, norms of channels relative to their layer's); without, magnitudes.
