@@ -100,8 +100,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Size:
-    """A comparison that a kind of machine can make in a night."""
+    """A comparison that a kind of machine can make in a night.
 
+    Attributes:
+        said: the images and the machine, in words.
+    """
+
+    said: str
     cells: tuple[Cell, ...]
     data: dict[str, Any]
 
@@ -143,6 +148,7 @@ def natural(network: str, epochs: int) -> Iterator[Cell]:
 RIVALS = ("reparam", "magnitude + fine-tuning", "gradual")
 SIZES = {
     "cpu": Size(
+        said="10,000 training images, one of ten held out, on a CPU, bf16-mixed",
         cells=(
             *cells("resnet8", 12, RATED, (0.05, 0.01, 0.10, 0.02), seeds=3),
             *natural("resnet8", 12),
@@ -152,6 +158,7 @@ SIZES = {
         data={"per_class": 1000, "validation_fraction": 0.1},
     ),
     "gpu": Size(
+        said="50,000 training images, one of ten held out, on a GPU, bf16-mixed",
         cells=(
             *cells("conv4", 60, RATED, (0.10, 0.05, 0.03, 0.02, 0.01), seeds=3),
             *cells("resnet18", 60, RATED, (0.10, 0.05, 0.03, 0.02, 0.01), seeds=3),
@@ -181,9 +188,9 @@ def main() -> None:
     if not options.table:
         work(options, source)
     rows = read(source)
-    write_text(RESULTS / f"methods_{options.size}.md", table(rows))
+    write_text(RESULTS / f"methods_{options.size}.md", table(rows, options.size))
     plot(rows, RESULTS / f"methods_{options.size}.svg")
-    print(table(rows))
+    print(table(rows, options.size))
 
 
 def work(options: argparse.Namespace, source: Path) -> None:
@@ -270,9 +277,9 @@ def write(source: Path, rows: list[dict[str, Any]]) -> None:
     write_text(source, text.getvalue())
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], size: str) -> str:
     """Return top-1 in % for each network, method and rate as Markdown."""
-    parts = ["# Methods compared", "", conditions(rows)]
+    parts = ["# Methods compared", "", conditions(rows, size)]
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         parts += ["", *rated_table(network, own)]
@@ -281,13 +288,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def conditions(rows: list[dict[str, Any]]) -> str:
-    epochs = sorted({f"{row['network']} {row['epochs']} epochs" for row in rows})
+def conditions(rows: list[dict[str, Any]], size: str) -> str:
+    networks = dict.fromkeys((row["network"], row["epochs"]) for row in rows)
+    epochs = ", ".join(f"{network} {count} epochs" for network, count in networks)
     return (
-        "CIFAR-10; top-1 of the pruned network in % on "
-        f"{rows[0]['test_images']} test images, mean and sample standard deviation over the "
-        f"seeds (n in brackets); {', '.join(epochs)} in all for every method, fine-tuning "
-        f"and rounds included. Made by `python benchmarks/methods.py`, torch "
+        f"CIFAR-10, size `{size}`: {SIZES[size].said}. Top-1 of the pruned network in % on "
+        f"{int(rows[0]['test_images']):,} test images, mean and standard deviation over the "
+        f"seeds (their number in brackets); {epochs} in all for every method, fine-tuning "
+        "and rounds included. Made by `python benchmarks/methods.py`, torch "
         f"{versions()['torch']}."
     )
 

@@ -32,6 +32,7 @@ def main() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = replaced(text, "quickstart", quickstart(report))
     text = replaced(text, "methods", methods())
+    text = replaced(text, "comparison", comparison())
     write_text(ROOT / "README.md", text)
     print("README.md is up to date with benchmarks/results.")
 
@@ -104,6 +105,14 @@ def methods() -> str:
     """Return the comparison of methods without its heading."""
     text = (RESULTS / "quickstart_methods.md").read_text(encoding="utf-8")
     return text.partition("\n\n")[2].strip()
+
+
+def comparison() -> str:
+    """Return the comparison of all methods of the largest size that was run, and its plot."""
+    size = "gpu" if (RESULTS / "methods_gpu.md").is_file() else "cpu"
+    text = (RESULTS / f"methods_{size}.md").read_text(encoding="utf-8")
+    plot = f"![Top-1 against kept weights](benchmarks/results/methods_{size}.svg)"
+    return f"{text.partition(chr(10) * 2)[2].strip()}\n\n{plot}"
 
 
 def replaced(text: str, name: str, content: str) -> str:

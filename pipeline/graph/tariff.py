@@ -61,7 +61,7 @@ class Tariff:
         return spent
 
 
-def tariff(model: nn.Module, shape: tuple[int, ...], budget: Budget) -> Tariff:
+def tariff(model: nn.Module, shape: tuple[int, ...] | None, budget: Budget) -> Tariff:
     """Price the weights of a network in the unit of a budget.
 
     A latency is predicted as MACs / R + activation bytes / B + overhead, with the target's
@@ -70,7 +70,7 @@ def tariff(model: nn.Module, shape: tuple[int, ...], budget: Budget) -> Tariff:
 
     Args:
         model: a plain network; it is not changed.
-        shape: of one image, ``(c, h, w)``.
+        shape: of one image, ``(c, h, w)``; macs and latency ask for it.
         budget: names the unit, the limit and, for a latency, the target.
 
     Raises:
@@ -78,8 +78,11 @@ def tariff(model: nn.Module, shape: tuple[int, ...], budget: Budget) -> Tariff:
             than the limit.
     """
     weights = prunable(model)
-    places = {f"{name}.weight": n for name, n in output_positions(model, shape).items()}
-    per_weight = {name: float(places.get(name, 0)) for name in weights}
+    uses = {} if shape is None else output_positions(model, shape)
+    per_weight = {
+        name: float(uses.get(name.removesuffix("weight").removesuffix("."), 0))
+        for name in weights
+    }
     per_output = dict.fromkeys(weights, 0.0)
     fixed, limit = 0.0, budget.limit
     if budget.unit == "weights":

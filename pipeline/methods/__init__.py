@@ -113,7 +113,6 @@ class Method:
     def prices(self, model: nn.Module) -> Tariff:
         """Return what the model's weights cost in the budget's unit, and the limit."""
         if self._prices is None:
-            assert self.shape is not None, "a method without a shape is given weights only"
             self._prices = tariff(plain(model), self.shape, self.budget)
         return self._prices
 
@@ -204,6 +203,8 @@ def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None)
             f"method {choice.name!r} prunes nothing, but budget.{budget.unit} = "
             f"{budget.limit:g}. Choose another method or budget.weights = 1."
         )
+    if budget.unit in ("macs", "latency_ms") and shape is None:
+        raise PareError(f"budget.{budget.unit} needs the shape of an image.")
     if budget.unit not in plugin.units:
         raise PareError(
             f"method {choice.name!r} cannot obey budget.{budget.unit}, only "

@@ -296,7 +296,7 @@ class TestChannels:
         one = self.channels(0.4)
         own = one.attach(resnet(), PHASE)
         one.after_step(own, 0.5)
-        one.after_step(own, 0.8)
+        one.after_step(own, 0.95)
         masks = one.masks(own)
         other = self.channels(0.4)
         again = other.attach(resnet(), PHASE)
