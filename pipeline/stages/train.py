@@ -6,12 +6,13 @@ from typing import Any
 
 from pipeline.core.errors import PareError
 from pipeline.core.rundir import CHECKPOINT, write_json
+from pipeline.data import Dataset
 from pipeline.graph.counting import count, prunable_count
 from pipeline.graph.trace import trace
 from pipeline.methods import create, masked
 from pipeline.stages.context import Context
-from pipeline.training.evaluation import accuracy
-from pipeline.training.loop import train
+from pipeline.training.evaluation import accuracy, same_weights
+from pipeline.training.loop import Trained, train
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.out / "history.json", [epoch.model_dump() for epoch in trained.history])
     counted = count(trained.model, data.shape, trained.masks)
     trained_accuracy = accuracy(trained.model, data.test, data)
-    pruned = accuracy(masked(trained.model, trained.masks), data.test, data)
+    pruned, reference = _accuracies(trained, trained_accuracy, data)
     figures = method.figures(trained.attached, lambda net: accuracy(net, data.test, data))
     return {
         "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best "
@@ -56,7 +57,7 @@ def run(context: Context) -> dict[str, Any]:
         "best_epoch": trained.best_epoch,
         "test_accuracy": trained_accuracy,
         "reference_epoch": trained.reference_epoch,
-        "reference_accuracy": accuracy(trained.reference, data.test, data),
+        "reference_accuracy": reference,
         "pruned_test_accuracy": pruned,
         "method_figures": figures,
         "test_images": len(data.test),
@@ -74,3 +75,14 @@ def run(context: Context) -> dict[str, Any]:
             "note": data.note,
         },
     }
+
+
+def _accuracies(trained: Trained, known: float, data: Dataset) -> tuple[float, float]:
+    """Return top-1 of the pruned network and of the reference, each network run once."""
+    pruned = masked(trained.model, trained.masks)
+    return (
+        known if same_weights(pruned, trained.model) else accuracy(pruned, data.test, data),
+        known
+        if trained.reference_epoch == trained.best_epoch
+        else accuracy(trained.reference, data.test, data),
+    )

@@ -22,3 +22,9 @@ def logits(model: nn.Module, images: Tensor, data: Dataset) -> Tensor:
     parts = [model.eval()(batch.to(device)).cpu() for batch in data.batches(images)]
     model.train(training)
     return torch.cat(parts)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Tell whether two networks of one architecture have the same parameters."""
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

@@ -20,7 +20,7 @@ from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
 from pipeline.methods import Method, Phase, masked, plain, snapshot
 from pipeline.training.checkpoint import Best, Checkpoint, Epoch
-from pipeline.training.evaluation import accuracy
+from pipeline.training.evaluation import accuracy, same_weights
 from pipeline.training.schedule import optimizer_for, scheduler_for
 
 Progress = Callable[[int, int, str], None]
@@ -269,7 +269,7 @@ class _Loop:
         masks = self.method.masks(model)
         pruned = masked(model, masks)
         trained_accuracy = self._accuracy(model)
-        same = _same_weights(pruned, plain(model))
+        same = same_weights(pruned, plain(model))
         entry = Epoch(
             phase=phase.name,
             epoch=len(self.history) + 1,
@@ -316,12 +316,6 @@ class _Loop:
                 f"pruned {last.pruned_accuracy:.1%}"
             )
             self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
-
-
-def _same_weights(one: nn.Module, other: nn.Module) -> bool:
-    """Tell whether two networks of one architecture have the same parameters."""
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
