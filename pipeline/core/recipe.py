@@ -59,6 +59,10 @@ class TrainOptions(Record):
     Attributes:
         channels_last: lay images out with their channels last, which convolutions are
             faster on; a network that calls ``view`` on what follows from them refuses it.
+        teacher: weights of the same network, trained densely, that it learns from beside
+            the labels; ``1-train/model.safetensors`` of another run, or any checkpoint.
+        teacher_weight: part of the loss that the teacher has.
+        teacher_temperature: by which both networks' outputs are softened for it.
     """
 
     epochs: int = Field(default=40, ge=1)
@@ -77,6 +81,9 @@ class TrainOptions(Record):
     # Networks are assessed as float32: only what keeps their weights in it can be trained.
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     channels_last: bool = False
+    teacher: str | None = None
+    teacher_weight: float = Field(default=0.5, gt=0, le=1)
+    teacher_temperature: float = Field(default=4.0, gt=0)
     accelerator: str = "auto"
     devices: int = Field(default=1, ge=1)
     strategy: str = "auto"
@@ -183,7 +190,7 @@ def shipped() -> dict[str, Path]:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Digest what a recipe names outside itself: data, a checkpoint, the user's own code.
+    """Digest what a recipe names outside itself: data, checkpoints, the user's own code.
 
     A file is known by its path, size and time, a folder by those of every file in it. Of
     the user's code the module that is named counts, and those of its kin that it imports.
@@ -193,6 +200,7 @@ def fingerprint(recipe: Recipe) -> str:
         recipe.data.name.partition(":")[2],
         recipe.data.options.get("root"),
         recipe.model.checkpoint,
+        recipe.train.teacher,
         *_own_code(MODELS, recipe.model.name),
         *_own_code(DATA, recipe.data.name),
         *_own_code(METHODS, recipe.method.name),

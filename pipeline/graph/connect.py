@@ -36,6 +36,10 @@ def connect(
         The masks, mended; as they were where too few weights are kept to connect every
         layer, or where an operation without a rule stands in between.
     """
+    # The graph is looked at on the CPU, wherever the network is trained.
+    device = next(iter(masks.values())).device
+    masks = {name: mask.cpu() for name, mask in masks.items()}
+    scores = {name: score.detach().cpu() for name, score in scores.items()}
     bare = without_constants(trace(model, shape), masks)
     mended = {name: mask.clone() for name, mask in masks.items()}
     given = {name: torch.zeros_like(mask) for name, mask in masks.items()}
@@ -43,14 +47,18 @@ def connect(
         name, readable = cut
         taken = _smallest(mended, given, scores)
         if taken is None or not readable.any():
-            return dict(masks)
+            return _moved(masks, device)
         best = int(torch.where(readable, scores[name], -torch.inf).argmax())
         mended[taken[0]].view(-1)[taken[1]] = False
         mended[name].view(-1)[best] = True
         given[name].view(-1)[best] = True
         for changed in (taken[0], name):
             bare.get_parameter(changed).copy_(mended[changed])
-    return mended
+    return _moved(mended, device)
+
+
+def _moved(masks: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: mask.to(device) for name, mask in masks.items()}
 
 
 def _first_cut(bare: fx.GraphModule, masks: Mapping[str, Tensor]) -> tuple[str, Tensor] | None:

@@ -30,6 +30,7 @@ from pipeline.graph.ranking import within
 from pipeline.graph.tariff import Tariff, tariff
 
 P = TypeVar("P", bound=nn.Module)
+_TRIES = 20
 
 
 class Phase(Record):
@@ -135,11 +136,16 @@ class Method:
         if self.budget.unit == "weights":
             return self.guarded(model, top_k(scores, self.at_least(model, part)), scores)
         prices, part = self.prices(model), max(part, self.part(model))
-        masks = self.guarded(model, within(scores, prices, part), scores)
-        while prices.cost(masks) > part * prices.whole:  # the guard's choice costs more
-            part -= 0.01 * part
+        limit = part * prices.whole * (1 + 1e-9)
+        unguarded = within(scores, prices, part)
+        masks = self.guarded(model, unguarded, scores)
+        # The guard's choice may cost more: then a little less is ranked, a few times.
+        for _ in range(_TRIES):
+            if prices.cost(masks) <= limit:
+                return masks
+            part *= 0.98
             masks = self.guarded(model, within(scores, prices, part), scores)
-        return masks
+        return unguarded
 
     def guarded(
         self, model: nn.Module, masks: dict[str, Tensor], scores: Mapping[str, Tensor]

@@ -69,6 +69,8 @@ class ByChannel(Scheduled):
             )
         self._gates, self._hard = torch.ones(self._grouping.count), False
         register(own, lambda weight: ChannelGate(weight.detach()))
+        with torch.no_grad():  # what cannot be paid for is refused before it is trained
+            self._paid_for(own, self._norms(own), self.part(own))
         return own
 
     def is_hard(self, model: nn.Module) -> bool:
@@ -80,7 +82,7 @@ class ByChannel(Scheduled):
         """Put the half-way point between the groups that are paid for and the others."""
         norms = self._norms(model)
         kept = self._paid_for(model, norms, part)
-        border = (norms[kept].min() + norms[~kept].max()) / 2 if not kept.all() else None
+        border = None if kept.all() else (norms[kept].min() + norms[~kept].max()) / 2
         n = _SHARPER * self.params.n
         t = torch.tensor(OPEN) if border is None else half_way(n) / border
         self._set(model, h(norms, t.to(norms.device), n))
@@ -104,7 +106,7 @@ class ByChannel(Scheduled):
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the groups of largest norm that the budget pays for, each as a whole."""
         if self._hard:
-            kept = self._gates > 0
+            kept = (self._gates > 0).to(self._norms(model).device)
         else:
             kept = self._paid_for(model, self._norms(model), self.part(model))
         return self._as_masks(model, kept)
@@ -133,6 +135,13 @@ class ByChannel(Scheduled):
         def fits(kept: Tensor) -> bool:
             return prices.cost(self._as_masks(model, kept)) <= part * prices.whole * (1 + 1e-9)
 
+        if not fits(firsts):
+            least = prices.cost(self._as_masks(model, firsts)) / prices.whole
+            raise PareError(
+                f"granularity = 'channel': one channel in each layer costs {least:.2%} of the "
+                f"network's {self.budget.unit}, and the budget grants {part:.2%}. Raise "
+                f"budget.{self.budget.unit}, or choose granularity = 'weight'."
+            )
         return largest_within(norms + firsts * norms.max(), fits)
 
     def _as_masks(self, model: nn.Module, kept: Tensor) -> dict[str, Tensor]:

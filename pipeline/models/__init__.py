@@ -106,7 +106,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise PareError(f"no checkpoint at {path}. Check model.checkpoint.")
+        raise PareError(f"no checkpoint at {path}. Check model.checkpoint or train.teacher.")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -49,6 +49,14 @@ class Context:
 
     def network(self) -> nn.Module:
         """Return the recipe's network with its first weights: drawn, or the checkpoint's."""
+        return self._built(self.recipe.model.checkpoint)
+
+    def teacher(self) -> nn.Module | None:
+        """Return the network that the recipe's learns from, if there is one."""
+        path = self.recipe.train.teacher
+        return self._built(path) if path else None
+
+    def _built(self, checkpoint: str | None) -> nn.Module:
         from pipeline.models import build, load_checkpoint
 
         choice = self.recipe.model
@@ -61,8 +69,8 @@ class Context:
             size=height,
             seed=self.recipe.seed,
         )
-        if choice.checkpoint:
-            load_checkpoint(model, Path(choice.checkpoint).expanduser())
+        if checkpoint:
+            load_checkpoint(model, Path(checkpoint).expanduser())
         return model
 
     def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:

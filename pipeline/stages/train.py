@@ -41,6 +41,7 @@ def run(context: Context) -> dict[str, Any]:
         seed=recipe.seed,
         checkpoint=context.out / CHECKPOINT,
         progress=context.reporter.progress,
+        teacher=context.teacher(),
     )
     context.save("model.safetensors", trained.model.state_dict())
     context.save("masks.safetensors", trained.masks)

@@ -20,6 +20,7 @@ from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
 from pipeline.methods import Method, Phase, masked, plain, snapshot
 from pipeline.training.checkpoint import Best, Checkpoint, Epoch
+from pipeline.training.distillation import Teacher
 from pipeline.training.evaluation import accuracy, same_weights
 from pipeline.training.schedule import optimizer_for, scheduler_for
 
@@ -58,6 +59,7 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    teacher: nn.Module | None = None,
 ) -> Trained:
     """Train ``model`` with ``method`` and keep the epoch that is best once pruned.
 
@@ -73,6 +75,7 @@ def train(
             that a resumed training repeats what an unbroken one does.
         checkpoint: written after each epoch, and continued from if it exists.
         progress: called with epochs done, epochs in all, and a line of text.
+        teacher: trained network to learn from beside the labels, as the options weigh it.
 
     Raises:
         PareError: this machine has not what the options ask for, or the checkpoint is
@@ -80,7 +83,7 @@ def train(
     """
     fabric = _fabric(options)
     fabric.launch()
-    loop = _Loop(fabric, method, data, options, seed, checkpoint, progress)
+    loop = _Loop(fabric, method, data, options, seed, checkpoint, progress, teacher)
     with _reproducible(seed, deterministic=options.deterministic):
         return loop.run(model)
 
@@ -114,9 +117,13 @@ class _Loop:
         seed: int,
         checkpoint: Path | None,
         progress: Progress | None,
+        teacher: nn.Module | None,
     ) -> None:
         self.fabric, self.method, self.data, self.options = fabric, method, data, options
         self.seed, self.path, self.progress = seed, checkpoint, progress
+        self.teacher = teacher and Teacher(
+            teacher, options.teacher_weight, options.teacher_temperature, fabric.device
+        )
         self.phases = method.phases(options.epochs)
         self.resumed = Checkpoint.load(checkpoint)
         self.history = list(self.resumed.history) if self.resumed else []
@@ -223,10 +230,13 @@ class _Loop:
         task_sum, budget_sum = torch.zeros((), device=device), torch.zeros((), device=device)
         for step, (images, labels) in enumerate(self._batches()):
             progress = (epoch + step / steps) / phase.epochs
-            outputs = wrapped(images.to(device))
+            images = images.to(device)
+            outputs = wrapped(images)
             task = F.cross_entropy(
                 outputs, labels.to(device), label_smoothing=self.options.label_smoothing
             )
+            if self.teacher:
+                task = self.teacher.blend(task, outputs, images)
             extra = self.method.loss(model, progress)
             self.fabric.backward(task if extra is None else task + extra)
             optimizer.step()

@@ -61,7 +61,7 @@ def test_the_second_time_nothing_is_executed_or_touched(out):
         ("train.epochs=1", NAMES[:4]),
         ("seed=1", NAMES[:4]),
         ("budget.weights=0.4", NAMES[:4]),
-        ("method.end=0.4", NAMES[:4]),
+        ("method.mixing=1.0", NAMES[:4]),
         ("model.hidden=9", NAMES[:4]),
         ("quantize.calibration_images=10", ["quantize"]),
         ("targets=['raspberry-pi-4b']", ["quantize"]),
@@ -263,7 +263,7 @@ def test_a_stage_alone_leaves_the_files_of_later_stages_and_says_the_report_is_o
     later = [name for name in before if not name.startswith("1-train")]
     assert later
     assert {name: after[name] for name in later} == {name: before[name] for name in later}
-    result, said = told(out, "train.epochs=1", "method.end=0.3", until="prune")
+    result, said = told(out, "train.epochs=1", "method.mixing=0", until="prune")
     (text,) = [text for text in said if text.startswith("the report")]
     assert text.partition("results of ")[2][:13] == "train, prune,"
 
