@@ -78,7 +78,8 @@ def tariff(model: nn.Module, shape: tuple[int, ...] | None, budget: Budget) -> T
             than the limit.
     """
     weights = prunable(model)
-    uses = {} if shape is None else output_positions(model, shape)
+    placed = shape if budget.unit in ("macs", "latency_ms") else None
+    uses = output_positions(model, placed) if placed else {}
     per_weight = {
         name: float(uses.get(name.removesuffix("weight").removesuffix("."), 0))
         for name in weights

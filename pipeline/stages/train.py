@@ -31,8 +31,8 @@ def run(context: Context) -> dict[str, Any]:
     method = create(recipe.method, recipe.budget, data.shape)
     # What can't be paid for or can't be compacted is refused before it is trained.
     recipe.budget.kept(prunable_count(model))
-    prices = method.prices(model)
     trace(model, data.shape)
+    prices = method.prices(model)
     trained = train(
         model,
         method,

@@ -108,7 +108,7 @@ def test_nothing_overflows(seen):
 
 def test_every_picture_has_a_size(seen):
     sizes = [tuple(map(int, size.split("x"))) for size in seen["pictures"].split(",")]
-    assert len(sizes) == 7
+    assert len(sizes) == 8
     assert all(width > 280 and height > 100 for width, height in sizes)
 
 

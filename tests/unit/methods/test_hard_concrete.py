@@ -14,8 +14,7 @@ from torch import nn
 from pipeline.core.budget import Budget
 from pipeline.core.recipe import Choice
 from pipeline.graph.counting import prunable_count
-from pipeline.methods import Phase, apparent, create, plain
-from pipeline.methods._untrained import registered
+from pipeline.methods import Phase, apparent, attached, create, plain
 from pipeline.methods.hard_concrete import (
     BETA,
     GAMMA,
@@ -93,7 +92,7 @@ def test_settled_gates_rise_with_their_location_and_are_half_open_in_the_middle(
 
 def test_the_gates_start_as_closed_as_asked():
     model = method(dropped=0.3).attach(conv_net(width=64), PHASE)
-    for _, gate, _ in registered(model, Gate):
+    for _, gate, _ in attached(model, Gate):
         start = gate.log_alpha.detach()
         assert float(start.mean()) == pytest.approx(math.log(0.7 / 0.3), abs=0.01)
         assert float(start.std()) == pytest.approx(0.01, rel=0.2)
@@ -103,14 +102,14 @@ def test_evaluation_settles_the_gates_and_training_draws_them():
     own = method(0.25)
     model = own.attach(conv_net(), PHASE)
     with torch.no_grad():
-        for _, gate, _ in registered(model, Gate):
+        for _, gate, _ in attached(model, Gate):
             gate.log_alpha.normal_(0, 3)
     masks = own.masks(model)  # the same, whatever the mode
     model.eval()
     state = torch.get_rng_state()
     bare = apparent(plain(model))
     assert torch.equal(torch.get_rng_state(), state)
-    for name, gate, weight in registered(model, Gate):
+    for name, gate, weight in attached(model, Gate):
         assert torch.equal(bare[name], (weight * settled(gate.log_alpha)).detach())
         assert torch.equal(masks[name], own.masks(model)[name])
     kept = torch.cat([bare[n].abs()[masks[n]] for n in masks])
@@ -145,7 +144,7 @@ def test_the_pull_on_a_gate_fades_neither_with_the_size_of_the_network_nor_near_
         own = method(budget, ramp=0.0)
         model = own.attach(nn.Linear(width, width), PHASE)
         own.loss(model, 1.0).backward()
-        ((_, gate, _),) = registered(model, Gate)
+        ((_, gate, _),) = attached(model, Gate)
         pulls.append(float(gate.log_alpha.grad.mean()))
     assert pulls[0] > 0  # a gate that falls closes
     assert pulls[1:] == pytest.approx([pulls[0]] * 2, rel=0.01)
@@ -156,7 +155,7 @@ def test_below_the_budget_gates_are_opened_again():
     model = own.attach(nn.Linear(10, 10), PHASE)
     assert own.cost(model) < 0.5
     own.loss(model, 1.0).backward()
-    ((_, gate, _),) = registered(model, Gate)
+    ((_, gate, _),) = attached(model, Gate)
     assert bool((gate.log_alpha.grad < 0).all())
 
 

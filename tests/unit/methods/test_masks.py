@@ -89,7 +89,8 @@ def test_what_is_no_method_is_refused(choice, message):
 
 
 def gated():
-    return create(Choice(name="reparam", t=5.0), Budget(weights=0.2)).attach(conv_net(), PHASE)
+    choice = Choice(name="reparam", mode="paper", t=5.0)
+    return create(choice, Budget(weights=0.2)).attach(conv_net(), PHASE)
 
 
 def test_a_plain_copy_computes_the_same_and_is_free_of_parametrizations():
