@@ -96,13 +96,11 @@ def group_masks(
     Returns:
         Boolean masks of the same names and shapes, false where a weight leaves.
     """
-    masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
-    for group in removed:
-        for name, rows in group.writes.items():
-            masks[name][rows] = False
-        for name, columns in group.reads.items():
-            masks[name][:, columns] = False
-    return masks
+    groups = list(removed)
+    device = next(iter(weights.values())).device
+    gone = torch.zeros(len(groups), dtype=torch.bool, device=device)
+    spread = Grouping.of(groups, weights).spread(gone, weights)
+    return {name: mask.clone() for name, mask in spread.items()}
 
 
 @dataclass(frozen=True)

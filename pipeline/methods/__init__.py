@@ -219,6 +219,40 @@ def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None)
     return plugin.variant(params)(params, budget, shape)
 
 
+def shares(epochs: int, count: int) -> list[int]:
+    """Share epochs evenly, at least one each; what does not divide goes to the last.
+
+    >>> shares(10, 3)
+    [3, 3, 4]
+    """
+    each = max(1, epochs // count)
+    return [each] * (count - 1) + [max(1, epochs - each * (count - 1))]
+
+
+def cubic_ramp(done: float, final: float) -> float:
+    """Return what is left when a part of the way from one to ``final`` is done.
+
+    Source:
+        Zhu & Gupta, To Prune, or Not to Prune, 2017, arXiv:1710.01878, equation 1.
+
+    >>> [round(cubic_ramp(done, 0.2), 3) for done in (-1.0, 0.0, 0.5, 1.0, 2.0)]
+    [1.0, 1.0, 0.3, 0.2, 0.2]
+    """
+    return final + (1 - final) * (1 - min(1.0, max(0.0, done))) ** 3
+
+
+def beside(model: nn.Module, own: list[nn.Parameter], lr: float) -> dict[str, object]:
+    """Return the group of all trained parameters that are not a method's own."""
+    ids = {id(parameter) for parameter in own}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+    return {"params": rest, "lr": lr}
+
+
+def undecayed(own: list[nn.Parameter], lr: float) -> dict[str, object]:
+    """Return the group of a method's own parameters, which weight decay would pull."""
+    return {"params": own, "lr": lr, "weight_decay": 0.0}
+
+
 def apparent(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights the network computes with, by plain parameter name, detached."""
     return {name: weight.detach() for name, weight in prunable(model).items()}

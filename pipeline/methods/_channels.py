@@ -48,7 +48,6 @@ class ByChannel(Scheduled):
     ) -> None:
         super().__init__(params, budget, shape)
         self._grouping = Grouping(0, {}, {})
-        self._gates = torch.ones(0)
         self._hard = False
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
@@ -67,7 +66,7 @@ class ByChannel(Scheduled):
                 "granularity = 'channel': no channel of this network can leave. Choose "
                 "granularity = 'weight'."
             )
-        self._gates, self._hard = torch.ones(self._grouping.count), False
+        self._hard = False
         register(own, lambda weight: ChannelGate(weight.detach()))
         with torch.no_grad():  # what cannot be paid for is refused before it is trained
             self._paid_for(own, self._norms(own), self.part(own))
@@ -106,20 +105,17 @@ class ByChannel(Scheduled):
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep the groups of largest norm that the budget pays for, each as a whole."""
         if self._hard:
-            kept = (self._gates > 0).to(self._norms(model).device)
-        else:
-            kept = self._paid_for(model, self._norms(model), self.part(model))
-        return self._as_masks(model, kept)
+            return {name: gate.gate > 0 for name, gate, _ in attached(model, ChannelGate)}
+        return self._spread(model, self._paid_for(model, self._norms(model), self.part(model)))
 
     def state(self) -> dict[str, Tensor]:
-        """Return the gates, and whether they are hard."""
-        own = {"reparam.gates": self._gates, "reparam.hard": torch.tensor(self._hard)}
-        return {**super().state(), **own}
+        """Return when the gates last moved, and whether they are hard."""
+        return {**super().state(), "reparam.hard": torch.tensor(self._hard)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Take them back."""
         super().restore(state)
-        self._gates, self._hard = state["reparam.gates"], bool(state["reparam.hard"])
+        self._hard = bool(state["reparam.hard"])
 
     def _norms(self, model: nn.Module) -> Tensor:
         latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
@@ -133,10 +129,10 @@ class ByChannel(Scheduled):
         prices = self.prices(model)
 
         def fits(kept: Tensor) -> bool:
-            return prices.cost(self._as_masks(model, kept)) <= part * prices.whole * (1 + 1e-9)
+            return prices.cost(self._spread(model, kept)) <= part * prices.whole * (1 + 1e-9)
 
         if not fits(firsts):
-            least = prices.cost(self._as_masks(model, firsts)) / prices.whole
+            least = prices.cost(self._spread(model, firsts)) / prices.whole
             raise PareError(
                 f"granularity = 'channel': one channel in each layer costs {least:.2%} of the "
                 f"network's {self.budget.unit}, and the budget grants {part:.2%}. Raise "
@@ -144,13 +140,11 @@ class ByChannel(Scheduled):
             )
         return largest_within(norms + firsts * norms.max(), fits)
 
-    def _as_masks(self, model: nn.Module, kept: Tensor) -> dict[str, Tensor]:
+    def _spread(self, model: nn.Module, values: Tensor) -> dict[str, Tensor]:
         latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
-        return self._grouping.spread(kept, latent)
+        return self._grouping.spread(values, latent)
 
     def _set(self, model: nn.Module, gates: Tensor) -> None:
-        self._gates = gates.detach().cpu()
-        latent = {name: weight for name, _, weight in attached(model, ChannelGate)}
-        spread = self._grouping.spread(gates, latent)
+        spread = self._spread(model, gates)
         for name, gate, _ in attached(model, ChannelGate):
             gate.gate.copy_(spread[name])

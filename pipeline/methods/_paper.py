@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.core.budget import UNITS, Budget, Unit
 from pipeline.core.record import Record
-from pipeline.methods import Method, Phase, attached, register
+from pipeline.methods import Method, Phase, attached, beside, register, undecayed
 from pipeline.methods._gates import Pit, h
 from pipeline.methods._scheduled import Options
 
@@ -52,13 +52,12 @@ class Paper(Method):
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train t at its own rate and without weight decay, which would widen the pit."""
-        widths = {id(pit.t): pit.t for _, pit, _ in attached(model, Pit)}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in widths]
-        groups: list[dict[str, object]] = [{"params": rest, "lr": lr}]
-        if self.params.learn_t:
-            rate = lr * self.params.t_lr_factor
-            groups.append({"params": list(widths.values()), "lr": rate, "weight_decay": 0.0})
-        return groups
+        # A shared t comes once.
+        widths = list({id(pit.t): pit.t for _, pit, _ in attached(model, Pit)}.values())
+        rest = beside(model, widths, lr)
+        if not self.params.learn_t:
+            return [rest]
+        return [rest, undecayed(widths, lr * self.params.t_lr_factor)]
 
     def loss(self, model: nn.Module, progress: float) -> Tensor:
         """Return the budget loss, normalised by the cost before the first step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.core.budget import UNITS, Budget, Unit
 from pipeline.core.record import Record
-from pipeline.methods import Method
+from pipeline.methods import Method, cubic_ramp
 
 _UPDATES = 100  # of the gates in a training
 _OF_MODE = {
@@ -47,7 +48,7 @@ class Options(Record):
         return self
 
 
-class Scheduled(Method):
+class Scheduled(Method, ABC):
     """Soft gates that follow the budget on a ramp, and hard ones towards the end."""
 
     params: Options
@@ -60,17 +61,17 @@ class Scheduled(Method):
         super().__init__(params, budget, shape)
         self._update = -1
 
+    @abstractmethod
     def widen(self, model: nn.Module, part: float) -> None:
         """Let the gates spend a part of the network's whole cost."""
-        raise NotImplementedError
 
+    @abstractmethod
     def harden(self, model: nn.Module) -> None:
         """Make the gates a mask of what the budget pays for."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_hard(self, model: nn.Module) -> bool:
         """Tell whether the gates are a mask already."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, progress: float) -> None:
@@ -95,7 +96,8 @@ class Scheduled(Method):
     def soft(self, final: float) -> float:
         """Return the fraction of the training after which the gates are a mask.
 
-        >>> method = Scheduled(Options(), Budget())
+        >>> from pipeline.methods.reparam import Reparam
+        >>> method = Reparam(Options(), Budget())
         >>> [round(method.soft(part), 2) for part in (1.0, 0.05, 0.02, 0.01, 0.001)]
         [0.9, 0.9, 0.67, 0.5, 0.5]
         """
@@ -106,12 +108,12 @@ class Scheduled(Method):
     def left(self, progress: float, final: float) -> float:
         """Return the part of the network that the cubic ramp leaves (Zhu & Gupta 2017).
 
-        >>> method = Scheduled(Options(soft=0.5, end=1.0), Budget())
+        >>> from pipeline.methods.reparam import Reparam
+        >>> method = Reparam(Options(soft=0.5, end=1.0), Budget())
         >>> [round(method.left(p, 0.1), 3) for p in (0.0, 0.25, 0.5, 0.75)]
         [1.0, 0.213, 0.1, 0.1]
         """
-        done = min(1.0, progress / (self.params.end * self.soft(final)))
-        return final + (1 - final) * (1 - done) ** 3
+        return cubic_ramp(progress / (self.params.end * self.soft(final)), final)
 
     def state(self) -> dict[str, Tensor]:
         """Return when the gates last moved."""

@@ -82,6 +82,7 @@ class Sampled(nn.Module):
 
     def draw(self) -> Tensor:
         """Return a mask of zeros and ones, through which ``m_hat`` is trained."""
+        # Not an ABC: `attached` is asked for masks of any kind by this very class.
         raise NotImplementedError
 
     def mask(self) -> Tensor:

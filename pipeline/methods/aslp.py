@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.methods import Phase, attached, register
+from pipeline.methods import Phase, attached, register, undecayed
 from pipeline.methods._untrained import (
     Sampled,
     Sampling,
@@ -150,16 +150,8 @@ class Aslp(Sampling):
         """Train the logits, fast, and the scales, slowly; neither decays."""
         masks = [mask for _, mask, _ in attached(model, Topology)]
         scales = [mask.scale for mask in masks if mask.scale is not None]
-        own = {
-            "params": [mask.m_hat for mask in masks],
-            "lr": lr * self.params.mask_lr_factor,
-            "weight_decay": 0.0,
-        }
-        slow = {
-            "params": scales,
-            "lr": lr * self.params.scale_lr_factor,
-            "weight_decay": 0.0,
-        }
+        own = undecayed([mask.m_hat for mask in masks], lr * self.params.mask_lr_factor)
+        slow = undecayed(scales, lr * self.params.scale_lr_factor)
         return [own, slow] if scales else [own]
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:

@@ -8,18 +8,21 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pipeline.core.budget import Budget
 from pipeline.core.record import Record
-from pipeline.graph.counting import PRUNABLE, prunable_count
+from pipeline.graph.counting import prunable_count
 from pipeline.methods import (
     Method,
     Phase,
     attached,
+    beside,
     magnitudes,
     plain,
+    register,
+    shares,
     snapshot,
+    undecayed,
     with_masks,
 )
 
@@ -89,9 +92,10 @@ class Continuous(Method):
         >>> [(phase.name, phase.epochs) for phase in method.phases(10)]
         [('round 0', 3), ('round 1', 3), ('ticket', 4)]
         """
-        each = max(1, epochs // (self.params.rounds + 1))
-        rounds = [Phase(name=f"round {n}", epochs=each) for n in range(self.params.rounds)]
-        return [*rounds, Phase(name="ticket", epochs=max(1, epochs - each * len(rounds)))]
+        count = self.params.rounds
+        names = [*(f"round {n}" for n in range(count)), "ticket"]
+        lengths = shares(epochs, count + 1)
+        return [Phase(name=n, epochs=e) for n, e in zip(names, lengths, strict=True)]
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
         """Give each weight its s, carry s over to the next round, or set the ticket up."""
@@ -104,12 +108,8 @@ class Continuous(Method):
             return self._next_round(model)
         own = super().attach(model, phase)
         self._early = snapshot(own)
-        for module in own.modules():
-            if isinstance(module, PRUNABLE):
-                start = torch.full_like(module.weight, self.params.initial)
-                mask = SoftMask(start.detach(), self.params.initial)
-                # Unsafe: no right inverse is asked for, latents stay as they are.
-                parametrize.register_parametrization(module, "weight", mask, unsafe=True)
+        initial = self.params.initial
+        register(own, lambda w: SoftMask(torch.full_like(w, initial).detach(), initial))
         return own
 
     def _next_round(self, model: nn.Module) -> nn.Module:
@@ -122,12 +122,9 @@ class Continuous(Method):
 
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train s at the same rate as the weights, without decay."""
-        soft = {id(mask.s): mask.s for _, mask, _ in attached(model, SoftMask)}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in soft]
-        groups: list[dict[str, object]] = [{"params": rest, "lr": lr}]
-        if soft:
-            groups.append({"params": list(soft.values()), "lr": lr, "weight_decay": 0.0})
-        return groups
+        soft = [mask.s for _, mask, _ in attached(model, SoftMask)]
+        rest = beside(model, soft, lr)
+        return [rest, undecayed(soft, lr)] if soft else [rest]
 
     def loss(self, model: nn.Module, progress: float) -> Tensor | None:
         """Return the penalty on the sum of the masks."""

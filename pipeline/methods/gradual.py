@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from pipeline.core.budget import UNITS, Unit
 from pipeline.core.record import Record
 from pipeline.graph.ranking import lamp
-from pipeline.methods import Method, Phase, apparent, hold, magnitudes, with_masks
+from pipeline.methods import Method, Phase, cubic_ramp, hold, magnitudes, with_masks
 
 
 class Gradual(Method):
@@ -55,10 +54,7 @@ class Gradual(Method):
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
         """Hold masks that keep everything at first."""
         own = super().attach(model, phase)
-        everything = {
-            n: torch.ones_like(w, dtype=torch.bool) for n, w in apparent(own).items()
-        }
-        return with_masks(own, everything)
+        return with_masks(own, super().masks(own))
 
     def kept_fraction(self, progress: float, final: float) -> float:
         """Return the part of the network kept at this point of the training.
@@ -69,8 +65,7 @@ class Gradual(Method):
         [1.0, 0.3, 0.2]
         """
         span = self.params.end - self.params.begin
-        done = min(1.0, max(0.0, (progress - self.params.begin) / span))
-        return final + (1 - final) * (1 - done) ** 3
+        return cubic_ramp((progress - self.params.begin) / span, final)
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Remove the smallest of the weights that are left."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core.record import Record
 from pipeline.graph.counting import prunable_count
-from pipeline.methods import Method, Phase, attached, register
+from pipeline.methods import Method, Phase, attached, beside, register, undecayed
 from pipeline.methods._untrained import (
     random_state,
     set_random_state,
@@ -117,14 +117,7 @@ class HardConcrete(Method):
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train the gates at a rate of their own, without decay."""
         gates = [gate.log_alpha for _, gate, _ in attached(model, Gate)]
-        others = {id(log_alpha) for log_alpha in gates}
-        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in others]
-        own = {
-            "params": gates,
-            "lr": lr * self.params.gate_lr_factor,
-            "weight_decay": 0.0,
-        }
-        return [{"params": rest, "lr": lr}, own]
+        return [beside(model, gates, lr), undecayed(gates, lr * self.params.gate_lr_factor)]
 
     def wanted(self, progress: float) -> float:
         """Return the fraction of gates that should be open at this point of the training.

@@ -17,6 +17,7 @@ from pipeline.methods import (
     Phase,
     magnitudes,
     plain,
+    shares,
     snapshot,
     top_k_by_layer,
     with_masks,
@@ -77,10 +78,7 @@ class Lottery(Method):
         >>> [(phase.name, phase.epochs) for phase in method.phases(10)]
         [('round 0', 3), ('round 1', 3), ('round 2', 4)]
         """
-        count = self.params.rounds + 1
-        each = max(1, epochs // count)
-        last = max(1, epochs - each * (count - 1))
-        lengths = [each] * (count - 1) + [last]
+        lengths = shares(epochs, self.params.rounds + 1)
         return [Phase(name=f"round {n}", epochs=length) for n, length in enumerate(lengths)]
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.core.budget import UNITS, Budget, Unit
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.methods import Method, Phase, magnitudes, top_k_by_layer, with_masks
+from pipeline.methods import Method, Phase, magnitudes, shares, top_k_by_layer, with_masks
 
 
 class Magnitude(Method):
@@ -113,11 +113,9 @@ def finetuning(rounds: int, epochs: int, lr_factor: float) -> list[Phase]:
         return []
     if rounds == 1:
         return [Phase(name="finetune", epochs=epochs, lr_factor=lr_factor)]
-    each = epochs // rounds
-    lengths = [each] * (rounds - 1) + [epochs - each * (rounds - 1)]
     return [
         Phase(name=f"finetune {n}", epochs=length, lr_factor=lr_factor)
-        for n, length in enumerate(lengths, start=1)
+        for n, length in enumerate(shares(epochs, rounds), start=1)
     ]
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.record import Record
-from pipeline.methods import Phase, plain, register
+from pipeline.methods import Phase, plain, register, undecayed
 from pipeline.methods._untrained import (
     Sampled,
     Sampling,
@@ -116,8 +116,7 @@ class Supermask(Sampling):
     def parameter_groups(self, model: nn.Module, lr: float) -> list[dict[str, object]]:
         """Train the logits alone, fast and without decay."""
         own = [m_hat for _, m_hat in logits(model)]
-        rate = lr * self.params.mask_lr_factor
-        return [{"params": own, "lr": rate, "weight_decay": 0.0}]
+        return [undecayed(own, lr * self.params.mask_lr_factor)]
 
     def figures(
         self, model: nn.Module, accuracy: Callable[[nn.Module], float]
