@@ -134,11 +134,13 @@ def effective_masks(graph: fx.GraphModule, masks: dict[str, Tensor]) -> dict[str
         masks: boolean mask of each prunable weight, by parameter name.
 
     Returns:
-        Boolean masks of the same shapes, each a subset of its mask.
+        Boolean masks of the same shapes, each a subset of its mask; empty for a layer that
+        the network has and never calls.
     """
     bare = without_constants(graph, masks)
     liveness = analyse(bare, paths_only=True)
-    effective = {name: mask.clone() for name, mask in masks.items()}
+    used = dict(graph.named_parameters(remove_duplicate=False))
+    effective = {n: m.clone() if n in used else m & False for n, m in masks.items()}
     for call, rule in liveness.calls:
         name = f"{call.node.target}.weight"
         if name not in masks or rule is OPAQUE:
@@ -162,7 +164,10 @@ def joined(out: Tensor, live: Tensor, module: nn.Module | None) -> Tensor:
 
 
 def without_constants(graph: fx.GraphModule, masks: Mapping[str, Tensor]) -> fx.GraphModule:
-    """Return a copy with masked weights all one, no biases, and neutral batch norms."""
+    """Return a copy with masked weights all one, no biases, and neutral batch norms.
+
+    Masks of layers that the network never calls, and a traced graph has not, are ignored.
+    """
     bare = copy.deepcopy(graph)
     with torch.no_grad():
         for module in bare.modules():
@@ -171,8 +176,9 @@ def without_constants(graph: fx.GraphModule, masks: Mapping[str, Tensor]) -> fx.
                 module.reset_parameters()
             elif isinstance(bias := getattr(module, "bias", None), nn.Parameter):
                 bias.zero_()
-        for name, mask in masks.items():
-            bare.get_parameter(name).copy_(mask)
+        for name, weight in bare.named_parameters(remove_duplicate=False):
+            if name in masks:
+                weight.copy_(masks[name])
     return bare
 
 

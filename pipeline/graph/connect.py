@@ -41,6 +41,7 @@ def connect(
     masks = {name: mask.cpu() for name, mask in masks.items()}
     scores = {name: score.detach().cpu() for name, score in scores.items()}
     bare = without_constants(trace(model, shape), masks)
+    weights = dict(bare.named_parameters(remove_duplicate=False))
     mended = {name: mask.clone() for name, mask in masks.items()}
     given = {name: torch.zeros_like(mask) for name, mask in masks.items()}
     while (cut := _first_cut(bare, mended)) is not None:
@@ -52,8 +53,8 @@ def connect(
         mended[taken[0]].view(-1)[taken[1]] = False
         mended[name].view(-1)[best] = True
         given[name].view(-1)[best] = True
-        for changed in (taken[0], name):
-            bare.get_parameter(changed).copy_(mended[changed])
+        for changed in {taken[0], name} & weights.keys():
+            weights[changed].copy_(mended[changed])
     return _moved(mended, device)
 
 

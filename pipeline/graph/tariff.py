@@ -47,17 +47,23 @@ class Tariff:
 
     def cost(self, masks: Mapping[str, Tensor]) -> float:
         """Return what a network with these masks costs; masks may be soft, in [0, 1]."""
-        return float(self.soft_cost(masks))
+        return float(self._sum(masks))
 
     def soft_cost(self, masks: Mapping[str, Tensor]) -> Tensor:
-        """Return the cost as a tensor that gradients flow through."""
+        """Return the cost as a float32 tensor that gradients flow through."""
+        return self._sum(masks).float()
+
+    def _sum(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """Return the cost in float64: of a hundred million weights, one still counts."""
         terms = [self._layer(name, mask) for name, mask in masks.items()]
         return torch.stack(terms).sum() + self.fixed
 
     def _layer(self, name: str, mask: Tensor) -> Tensor:
-        spent = self.weight[name] * mask.sum()
+        spent = self.weight[name] * mask.sum(dtype=torch.float64)
         if self.output[name]:
-            spent = spent + self.output[name] * mask.flatten(1).amax(1).sum()
+            spent = spent + self.output[name] * mask.flatten(1).amax(1).sum(
+                dtype=torch.float64
+            )
         return spent
 
 

@@ -83,7 +83,8 @@ class ByChannel(Scheduled):
         kept = self._paid_for(model, norms, part)
         border = None if kept.all() else (norms[kept].min() + norms[~kept].max()) / 2
         n = _SHARPER * self.params.n
-        t = torch.tensor(OPEN) if border is None else half_way(n) / border
+        # Where all that is left out is zero already, any width leaves it out.
+        t = torch.tensor(OPEN) if border is None else (half_way(n) / border).clamp(max=OPEN)
         self._set(model, h(norms, t.to(norms.device), n))
 
     def harden(self, model: nn.Module) -> None:

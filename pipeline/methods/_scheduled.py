@@ -73,6 +73,10 @@ class Scheduled(Method, ABC):
     def is_hard(self, model: nn.Module) -> bool:
         """Tell whether the gates are a mask already."""
 
+    def prunes_now(self, model: nn.Module, progress: float) -> bool:
+        """Tell whether the gates are about to become masks."""
+        return progress >= self.soft(self.part(model)) and not self.is_hard(model)
+
     @torch.no_grad()
     def after_step(self, model: nn.Module, progress: float) -> None:
         """Let the gates follow the budget, and make them masks when it is time.
@@ -80,14 +84,11 @@ class Scheduled(Method, ABC):
         They move a hundred times in a training, however long: a ranking of all weights
         costs more than a step of a small network.
         """
-        if int(progress * _UPDATES) == self._update or self.is_hard(model):
-            return
-        self._update = int(progress * _UPDATES)
-        part = self.part(model)
-        if progress < self.soft(part):
-            self.widen(model, self.left(progress, part))
-        else:
+        if self.prunes_now(model, progress):
             self.harden(model)
+        elif int(progress * _UPDATES) != self._update and not self.is_hard(model):
+            self._update = int(progress * _UPDATES)
+            self.widen(model, self.left(progress, self.part(model)))
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Let the gates be where the next epoch begins, so that all of its steps agree."""

@@ -11,29 +11,30 @@ from pipeline.graph.channels import analyse, effective_masks
 from pipeline.graph.counting import count
 from pipeline.graph.surgery import plan_cuts
 from pipeline.graph.trace import trace
-from pipeline.methods import masked
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy
+from pipeline.training.norms import pruned
 
 
 def run(context: Context) -> dict[str, Any]:
     """Apply the masks once and for all, and find what they left without signal."""
     data, masks = context.data, context.masks()
     before = context.trained("train")
-    pruned = masked(before, masks).eval()
-    graph = trace(pruned, data.shape)
+    recipe = context.recipe
+    bare = pruned(before, masks, data, recipe.train, recipe.seed).eval()
+    graph = trace(bare, data.shape)
     liveness = analyse(graph)
     plan = plan_cuts(liveness)
     effective = effective_masks(graph, masks)
-    context.save("model.safetensors", pruned.state_dict())
+    context.save("model.safetensors", bare.state_dict())
     context.save("effective.safetensors", {k: m.to(torch.uint8) for k, m in effective.items()})
     dead = plan.model_dump(mode="json", include={"removed", "kept"})
     write_json(context.out / "channels.json", dead)
     total, kept = _total(masks), _kept(masks)
     acc_before = context.metric("train", "test_accuracy")
-    acc_after = accuracy(pruned, data.test, data)
+    acc_after = accuracy(bare, data.test, data)
     _warn(context, acc_after, cut_off=liveness.cut_off())
-    counted = count(pruned, data.shape, masks)
+    counted = count(bare, data.shape, masks)
     return {
         "summary": f"{kept:,} of {total:,} weights kept ({kept / total:.2%}), "
         f"{_kept(effective):,} effective; {len(plan.removed)} channels dead; "
@@ -52,20 +53,22 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _warn(context: Context, pruned: float, *, cut_off: list[str]) -> None:
+def _warn(context: Context, accuracy_after: float, *, cut_off: list[str]) -> None:
     """Say before the long way to the files that nothing good can come of them."""
     remedy = "Train longer, raise budget.weights or choose another method."
     reference = context.metric("train", "reference_accuracy")
     budgets = [target.budgets for target in context.targets]
     limits = [b.accuracy_drop_pct for b in budgets if b and b.accuracy_drop_pct is not None]
-    lost = (reference - pruned) * 100
+    lost = (reference - accuracy_after) * 100
     if cut_off:
         context.reporter.warn(
             f"the pruned network is disconnected at {', '.join(map(repr, cut_off))}: its "
             f"output does not depend on the image. {remedy}"
         )
-    elif pruned <= 1.5 / len(context.data.classes):
-        context.reporter.warn(f"the pruned network guesses: test {pruned:.2%}. {remedy}")
+    elif accuracy_after <= 1.5 / len(context.data.classes):
+        context.reporter.warn(
+            f"the pruned network guesses: test {accuracy_after:.2%}. {remedy}"
+        )
     elif limits and len(limits) == len(context.targets) and lost > max(limits):
         context.reporter.warn(
             f"pruning costs {lost:.3g} points of top-1 ({reference:.2%} was the best network "

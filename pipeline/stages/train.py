@@ -6,13 +6,13 @@ from typing import Any
 
 from pipeline.core.errors import PareError
 from pipeline.core.rundir import CHECKPOINT, write_json
-from pipeline.data import Dataset
 from pipeline.graph.counting import count, prunable_count
 from pipeline.graph.trace import trace
-from pipeline.methods import create, masked
+from pipeline.methods import create
 from pipeline.stages.context import Context
-from pipeline.training.evaluation import accuracy, same_weights
+from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import Trained, train
+from pipeline.training.norms import pruned
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.out / "history.json", [epoch.model_dump() for epoch in trained.history])
     counted = count(trained.model, data.shape, trained.masks)
     trained_accuracy = accuracy(trained.model, data.test, data)
-    pruned, reference = _accuracies(trained, trained_accuracy, data)
+    pruned_accuracy, reference = _accuracies(trained, trained_accuracy, context)
     figures = method.figures(trained.attached, lambda net: accuracy(net, data.test, data))
     return {
         "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best "
@@ -59,7 +59,7 @@ def run(context: Context) -> dict[str, Any]:
         "test_accuracy": trained_accuracy,
         "reference_epoch": trained.reference_epoch,
         "reference_accuracy": reference,
-        "pruned_test_accuracy": pruned,
+        "pruned_test_accuracy": pruned_accuracy,
         "method_figures": figures,
         "test_images": len(data.test),
         "weights": counted.weights,
@@ -78,11 +78,12 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _accuracies(trained: Trained, known: float, data: Dataset) -> tuple[float, float]:
+def _accuracies(trained: Trained, known: float, context: Context) -> tuple[float, float]:
     """Return top-1 of the pruned network and of the reference, each network run once."""
-    pruned = masked(trained.model, trained.masks)
+    recipe, data = context.recipe, context.data
+    bare = pruned(trained.model, trained.masks, data, recipe.train, recipe.seed)
     return (
-        known if same_weights(pruned, trained.model) else accuracy(pruned, data.test, data),
+        known if bare is trained.model else accuracy(bare, data.test, data),
         known
         if trained.reference_epoch == trained.best_epoch
         else accuracy(trained.reference, data.test, data),

@@ -22,9 +22,9 @@ class Epoch(Record):
         budget_loss: mean of what the method added.
         accuracy: of the network as trained, on the validation split, in [0, 1].
         pruned_accuracy: of the same network with its masks applied.
-        instability: accuracy lost to the pruning event before or at the end of this epoch,
-            ``(before - after) / before`` on the validation split (Bartoldson et al. 2020);
-            nothing where no weight was removed.
+        instability: accuracy lost at once to the pruning event before, in or at the end of
+            this epoch, ``(before - after) / before`` on the validation split (Bartoldson et
+            al. 2020); nothing where no weight was removed for good.
         cost: fraction of the weights that the soft gates spend, where a method has them.
         lr: at the end of the epoch.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
-from pipeline.methods import Method, Phase, masked, plain, snapshot
+from pipeline.methods import Method, Phase, plain, snapshot
+from pipeline.training.batches import batch_count, batches
 from pipeline.training.checkpoint import Best, Checkpoint, Epoch
 from pipeline.training.distillation import Teacher
-from pipeline.training.evaluation import accuracy, same_weights
+from pipeline.training.evaluation import accuracy
+from pipeline.training.norms import pruned, with_own_statistics
 from pipeline.training.schedule import optimizer_for, scheduler_for
 
 Progress = Callable[[int, int, str], None]
@@ -32,7 +35,8 @@ class Trained:
     """What a training found, selected on the validation split.
 
     Attributes:
-        model: apparent weights of the epoch that is best once pruned.
+        model: apparent weights of the epoch that is best once pruned, with batch norm
+            statistics of their own.
         masks: the weights of it that are kept.
         best_epoch: its number.
         reference: the most accurate network seen, whatever it spent: what the accuracy of
@@ -166,7 +170,7 @@ class _Loop:
         options = self.options
         groups = self.method.parameter_groups(model, options.lr * phase.lr_factor)
         optimizer = optimizer_for(groups, options)
-        steps = self._steps()
+        steps = self._steps
         scheduler = scheduler_for(optimizer, options, phase.epochs * steps, steps)
         start = 0
         if self.resumed and number == self.resumed.phase:
@@ -182,38 +186,39 @@ class _Loop:
             self.method.restore(self.resumed.method)
         for epoch in range(start, phase.epochs):
             began = time.monotonic()
-            losses = self._train_epoch(
+            losses, within = self._train_epoch(
                 wrapped, model, wrapped_optimizer, scheduler, phase, epoch
             )
-            pruned = self._after_epoch(model, (epoch + 1) / phase.epochs)
-            event = lost if pruned is None else pruned
+            after = self._after_epoch(model, (epoch + 1) / phase.epochs)
+            events = [event for event in (lost, within, after) if event is not None]
             lr, lost = float(optimizer.param_groups[0]["lr"]), None
-            self._assess(model, phase, losses, lr, time.monotonic() - began, event)
+            seconds = time.monotonic() - began
+            self._assess(model, phase, losses, lr, seconds, max(events, default=None))
             if self.path and self.fabric.is_global_zero:
                 self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
             self._report()
 
     def _after_epoch(self, model: nn.Module, progress: float) -> float | None:
-        """Let the method act, and measure what its pruning costs at once."""
-        if not self.method.prunes_after_epochs:
-            self.method.after_epoch(model, progress)
-            return None
-        before = self._accuracy(model)
-        self.method.after_epoch(model, progress)
-        return self._lost(before, model)
+        """Let the method act after an epoch; return what it cost if it pruned."""
+        prunes = self.method.prunes_after_epochs or self.method.prunes_now(model, progress)
+        return self._measured(self.method.after_epoch, model, progress, prunes=prunes)
 
-    @property
-    def _smallest_batch(self) -> int:
-        """Images below which a short last batch is left out, over all processes."""
-        world = self.fabric.world_size
-        return min(2 * world, self.options.batch_size * world, len(self.data.train))
+    def _after_step(self, model: nn.Module, progress: float) -> float | None:
+        """Let the method act after a step; return what it cost if it pruned."""
+        prunes = self.method.prunes_now(model, progress)
+        return self._measured(self.method.after_step, model, progress, prunes=prunes)
 
-    def _steps(self) -> int:
-        """Return the number of batches in an epoch."""
-        whole, rest = divmod(
-            len(self.data.train), self.options.batch_size * self.fabric.world_size
-        )
-        return whole + (rest >= self._smallest_batch)
+    def _measured(
+        self,
+        act: Callable[[nn.Module, float], None],
+        model: nn.Module,
+        progress: float,
+        *,
+        prunes: bool,
+    ) -> float | None:
+        before = self._accuracy(model) if prunes else 0.0
+        act(model, progress)
+        return self._lost(before, model) if prunes else None
 
     def _train_epoch(
         self,
@@ -223,10 +228,18 @@ class _Loop:
         scheduler: torch.optim.lr_scheduler.LRScheduler,
         phase: Phase,
         epoch: int,
-    ) -> tuple[float, float]:
-        """Run one pass over the training split; return mean task and budget loss."""
+    ) -> tuple[tuple[float, float], float | None]:
+        """Run one pass over the training split.
+
+        Returns:
+            Mean task and budget loss, and what a pruning in between cost at once.
+
+        Raises:
+            PareError: the loss is not a number any more.
+        """
         wrapped.train()
-        device, steps = self.fabric.device, self._steps()
+        device, steps = self.fabric.device, self._steps
+        lost: float | None = None
         task_sum, budget_sum = torch.zeros((), device=device), torch.zeros((), device=device)
         for step, (images, labels) in enumerate(self._batches()):
             progress = (epoch + step / steps) / phase.epochs
@@ -242,28 +255,32 @@ class _Loop:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
-            self.method.after_step(model, progress)
+            event = self._after_step(model, progress)
+            lost = event if lost is None else lost
             task_sum += task.detach()
             if extra is not None:
                 budget_sum += extra.detach()
-        return task_sum.item() / steps, budget_sum.item() / steps
+        if not math.isfinite(task_sum.item()):
+            raise PareError(
+                f"the training diverged in epoch {len(self.history) + 1}: its loss is not a "
+                f"number. Lower train.lr ({self.options.lr:g}), or warm up "
+                "(train.warmup_epochs)."
+            )
+        return (task_sum.item() / steps, budget_sum.item() / steps), lost
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield augmented, normalised batches; each process takes its share of each batch."""
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * len(self.history))
-        train, world = self.data.train, self.fabric.world_size
-        order = torch.randperm(len(train), generator=generator)
-        for chosen in order.split(self.options.batch_size * world):
-            own = chosen[self.fabric.global_rank :: world]
-            if chosen.numel() < self._smallest_batch:
-                continue  # batch norm needs two images; all processes leave out the same
-            images = train.images[own]
-            if self.options.augment:
-                images = self.data.augmentation(images, generator)
-            images = self.data.normalise(images)
-            if self.options.channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            yield images, train.labels[own]
+        """Yield this process's share of the next epoch, which draws from its own generator."""
+        return batches(
+            self.data,
+            self.options,
+            self.seed + 1_000_003 * len(self.history),
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+
+    @property
+    def _steps(self) -> int:
+        return batch_count(self.data, self.options, self.fabric.world_size)
 
     def _assess(
         self,
@@ -277,23 +294,24 @@ class _Loop:
         """Evaluate the network as trained and as pruned, and remember the best."""
         model.eval()  # a method that samples while training has one answer now
         masks = self.method.masks(model)
-        pruned = masked(model, masks)
-        trained_accuracy = self._accuracy(model)
-        same = same_weights(pruned, plain(model))
+        of_run = (self.data, self.options, self.seed)
+        trained = with_own_statistics(plain(model), *of_run)
+        bare = pruned(trained, masks, *of_run)
+        trained_accuracy = self._accuracy(trained)
         entry = Epoch(
             phase=phase.name,
             epoch=len(self.history) + 1,
             task_loss=losses[0],
             budget_loss=losses[1],
             accuracy=trained_accuracy,
-            pruned_accuracy=trained_accuracy if same else self._accuracy(pruned),
+            pruned_accuracy=trained_accuracy if bare is trained else self._accuracy(bare),
             cost=self.method.cost(model),
             lr=lr,
             seconds=seconds,
             instability=instability,
         )
         self.history.append(entry)
-        state = snapshot(plain(model))
+        state = snapshot(trained)
         if self.best is None or entry.pruned_accuracy >= self.best.score:
             kept = {name: mask.cpu() for name, mask in masks.items()}
             self.best = Best(entry.pruned_accuracy, entry.epoch, state, kept)

@@ -61,6 +61,7 @@ def test_it_is_pruned_compacted_and_exported(
         until="export",
     )
     prune, compact = result.artifacts["prune"].metrics, result.artifacts["compact"].metrics
+    assert result.artifacts["train"].metrics["pruned_test_accuracy"] == prune["accuracy_after"]
     kept = prune["kept_weights"] / prune["weights"]
     asked = float(result.artifacts["train"].metrics["budget"]["part"])
     assert 0 < prune["effective_weights"] <= prune["kept_weights"]

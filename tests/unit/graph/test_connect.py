@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.graph.channels import analyse, without_constants
+from pipeline.graph.channels import analyse, effective_masks, without_constants
 from pipeline.graph.connect import connect
 from pipeline.graph.counting import prunable
 from pipeline.graph.trace import trace
@@ -112,3 +112,27 @@ def test_the_layer_that_cuts_a_network_off_is_named():
 
 def test_a_connected_network_names_no_layer():
     assert analyse(trace(network("conv2").eval(), SHAPE)).cut_off() == []
+
+
+class Spare(nn.Module):
+    """A network with a layer that it never calls, as auxiliary heads are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used = nn.Linear(4, 2)
+        self.spare = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.used(x.flatten(1))
+
+
+def test_a_layer_that_is_never_called_is_no_obstacle_and_none_of_it_is_effective():
+    model = Spare()
+    ranked = {"used.weight": torch.zeros(2, 4), "spare.weight": torch.ones(3, 4)}
+    ranked["used.weight"][1, 2] = 0.5
+    after = connect(model, (1, 2, 2), top_k(ranked, 5), ranked)
+    assert after["used.weight"].nonzero().tolist() == [[1, 2]]
+    assert int(after["spare.weight"].sum()) == 4
+    effective = effective_masks(trace(model, (1, 2, 2)), after)
+    assert int(effective["used.weight"].sum()) == 1
+    assert not effective["spare.weight"].any()

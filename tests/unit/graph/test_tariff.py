@@ -15,7 +15,7 @@ from pipeline.graph.counting import count, prunable
 from pipeline.graph.groups import channel_groups, group_masks
 from pipeline.graph.ranking import top_k, within
 from pipeline.graph.surgery import compact
-from pipeline.graph.tariff import tariff
+from pipeline.graph.tariff import Tariff, tariff
 from pipeline.methods import masked
 from pipeline.models import build
 
@@ -124,3 +124,10 @@ def test_a_target_without_float_rates_is_refused(monkeypatch):
     monkeypatch.setattr(Target, "load", lambda name: bare)
     with pytest.raises(PareError, match="no calibration for float32"):
         tariff(network(), SHAPE, Budget(latency_ms=1, target="bare"))
+
+
+def test_one_weight_counts_among_a_hundred_million():
+    """In float32 it would not: 1e8 + 1 is 1e8 there."""
+    masks = {"a": torch.ones(1, 1).expand(10_000, 10_000), "b": torch.ones(1, 1)}
+    prices = Tariff({"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, 0.0, 1e8 + 1, 1e8)
+    assert prices.cost(masks) == 1e8 + 1

@@ -177,6 +177,11 @@ class TestSchedule:
         assert last.accuracy == last.pruned_accuracy
         assert result.history[0].cost > last.cost
 
+    def test_what_the_masks_cost_at_once_is_recorded_where_they_come(self):
+        result = train(conv_net(), method(0.1, soft=0.5), digits(), options(epochs=4), seed=0)
+        measured = [epoch.instability is not None for epoch in result.history]
+        assert measured == [False, True, False, False]
+
     def test_the_gates_move_a_hundred_times_and_not_at_every_step(self, monkeypatch):
         one = method(0.1)
         own = one.attach(resnet(), PHASE)
@@ -291,6 +296,17 @@ class TestChannels:
                 latent.mul_(1e-3 if "conv1" in name else 1.0)
         masks = one.masks(own)
         assert all(mask.any() for mask in masks.values())
+
+    def test_a_network_of_zeros_has_closed_gates_and_no_nan(self):
+        one = self.channels(0.4)
+        own = one.attach(resnet(), PHASE)
+        with torch.no_grad():
+            for _, _, latent in attached(own, ChannelGate):
+                latent.zero_()
+        one.after_step(own, 0.5)
+        assert all(
+            torch.isfinite(gate.gate).all() for _, gate, _ in attached(own, ChannelGate)
+        )
 
     def test_hard_gates_stay_as_they_are_and_survive_a_restart(self):
         one = self.channels(0.4)

@@ -156,7 +156,7 @@ def test_the_last_of_the_most_accurate_pruned_networks_is_kept(monkeypatch, scor
         after(model, progress),
         states.append({k: v.clone() for k, v in model.state_dict().items()}),
     )
-    result = trained(how)
+    result = trained(how, norm_batches=0)
     assert result.best_epoch == best
     assert same_weights(result.model.state_dict(), states[best - 1])
     assert not same_weights(states[0], states[1])
@@ -231,7 +231,8 @@ def test_a_lone_last_image_is_left_out_so_that_batch_norm_has_two(count, batch, 
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     how = Count(Count.Params(), Budget())
-    result = train(net, how, noise(count), options(batch_size=batch, epochs=2, lr=0.1), seed=0)
+    own = options(batch_size=batch, epochs=2, lr=0.1, norm_batches=0)
+    result = train(net, how, noise(count), own, seed=0)
     assert Count.images == 2 * seen
     assert result.history[-1].lr == pytest.approx(0, abs=1e-9)  # the schedule is used up
 
@@ -376,3 +377,8 @@ def test_a_mixed_precision_trains_and_keeps_the_weights_in_float32():
 def test_hardware_that_is_not_there_is_refused_by_its_option(name, value):
     with pytest.raises(PareError, match=rf"cannot train with .*train\.{name} = '{value}'"):
         trained(**{name: value})
+
+
+def test_a_training_that_diverges_says_what_to_lower():
+    with pytest.raises(PareError, match=r"diverged in epoch 1.*Lower train\.lr"):
+        trained(method("dense"), lr=1e30, epochs=2)
