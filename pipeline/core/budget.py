@@ -45,7 +45,11 @@ class Budget(Record):
     def _has_one_unit(self) -> Budget:
         limited = [unit for unit in ("macs", "bytes", "latency_ms") if getattr(self, unit)]
         if len(limited) + (self.weights < 1) > 1:
-            raise ValueError("set one of weights, macs, bytes and latency_ms, not several")
+            given = [*(["weights"] if self.weights < 1 else []), *limited]
+            raise ValueError(
+                f"it has one unit, but sets {' and '.join(given)}. Leave one out; weights = 1 "
+                "lifts a limit of weights"
+            )
         if (self.latency_ms is None) != (self.target is None):
             raise ValueError("latency_ms and target go together: set both or neither")
         return self

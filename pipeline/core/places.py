@@ -13,9 +13,9 @@ _FOLDERS = ("image-folder:", "tiny-imagenet:")
 def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a recipe's values with absolute paths.
 
-    Paths are target files, ``model.checkpoint``, ``train.teacher``, ``data.root`` and the
-    folder in ``image-folder:PATH`` and ``tiny-imagenet:PATH``. What is of another type is
-    left to be refused by its check.
+    Paths are target files, that of ``budget.target`` too, ``model.checkpoint``,
+    ``train.teacher``, ``data.root`` and the folder in ``image-folder:PATH`` and
+    ``tiny-imagenet:PATH``. What is of another type is left to be refused by its check.
 
     Args:
         values: parsed TOML.
@@ -28,6 +28,7 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(found.get("targets"), list):
         found["targets"] = [_target(name, folder) for name in found["targets"]]
     _change(found, "model", "checkpoint", lambda text: _absolute(text, folder))
+    _change(found, "budget", "target", lambda text: _target(text, folder))
     _change(found, "train", "teacher", lambda text: _absolute(text, folder))
     _change(found, "data", "root", lambda text: _absolute(text, folder))
     _change(found, "data", "name", lambda text: _data(text, folder))

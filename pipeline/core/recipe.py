@@ -176,7 +176,7 @@ class Recipe(Record):
         _check_listed(MODELS, self.model.name, where)
         _check_listed(DATA, self.data.name, where)
         _check_listed(METHODS, self.method.name, where)
-        for name in self.targets:
+        for name in (*self.targets, *filter(None, [self.budget.target])):
             Target.load(name)
 
     def to_toml(self) -> str:
@@ -194,10 +194,11 @@ def shipped() -> dict[str, Path]:
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Digest what a recipe names outside itself: data, checkpoints, the user's own code.
+    """Digest what a recipe names outside itself: data, checkpoints, own code, rates.
 
     A file is known by its path, size and time, a folder by those of every file in it. Of
     the user's code the module that is named counts, and those of its kin that it imports.
+    The target of a budget counts with what it says, as its rates price the weights.
     """
     found: list[Any] = []
     paths = [
@@ -217,6 +218,8 @@ def fingerprint(recipe: Recipe) -> str:
         else:
             continue
         found.append([[str(p), (s := p.stat()).st_size, s.st_mtime_ns] for p in files])
+    if recipe.budget.target:
+        found.append(Target.load(recipe.budget.target).model_dump(mode="json"))
     return digest(found)
 
 

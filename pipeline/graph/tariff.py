@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.budget import Budget
+from pipeline.core.budget import Budget, Unit
 from pipeline.core.errors import PareError
 from pipeline.core.target import Calibration, Target
 from pipeline.graph.counting import output_positions, prunable
@@ -80,8 +80,8 @@ def tariff(model: nn.Module, shape: tuple[int, ...] | None, budget: Budget) -> T
         budget: names the unit, the limit and, for a latency, the target.
 
     Raises:
-        PareError: the target has no such calibration, or even an empty network costs more
-            than the limit.
+        PareError: the target has no such calibration, or a single weight costs more than
+            the limit.
     """
     weights = prunable(model)
     placed = shape if budget.unit in ("macs", "latency_ms") else None
@@ -108,12 +108,25 @@ def tariff(model: nn.Module, shape: tuple[int, ...] | None, budget: Budget) -> T
     whole = free.cost(everything)
     if budget.unit in ("weights", "macs"):
         limit *= whole
-    if limit <= fixed:
+    least = fixed + min((per_weight[n] + per_output[n] for n in weights), default=0.0)
+    if limit * (1 + 1e-9) < least:
         raise PareError(
-            f"budget.{budget.unit} = {budget.limit:g}: {fixed:.3g} is spent before the first "
-            f"weight, of {whole:.3g} for the whole network. Raise the budget."
+            f"budget.{budget.unit} = {budget.limit:g} keeps no weight: with one the network "
+            f"costs {_figure(least, budget.unit)}, whole {_figure(whole, budget.unit)}. "
+            "Raise the budget."
         )
     return Tariff(per_weight, per_output, fixed, whole, limit)
+
+
+def _figure(value: float, unit: Unit) -> str:
+    """Write a cost with its unit.
+
+    >>> _figure(1676.0, "bytes"), _figure(0.12345, "latency_ms")
+    ('1,676 bytes', '0.123 ms')
+    """
+    if unit == "latency_ms":
+        return f"{value:.3g} ms"
+    return f"{value:,.0f} {'MACs' if unit == 'macs' else unit}"
 
 
 def _rates(name: str) -> Calibration:

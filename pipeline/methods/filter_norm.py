@@ -184,6 +184,11 @@ class FilterNorm(Method):
                 raise unknown("layer", name, known)
         found = _layers(bare, channel_groups(bare, self.shape), own.residual)
         layers = [layer for layer in found if not any(layer.holds(name) for name in own.skip)]
+        if not found:
+            raise PareError(
+                "method 'filter_norm': no convolution of this network can lose a filter. "
+                "Choose another method."
+            )
         if len(layers) < own.rounds:
             raise PareError(
                 f"method.rounds = {own.rounds}, but the network has {len(layers)} layers "

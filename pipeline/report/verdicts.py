@@ -173,7 +173,22 @@ def _pruning(report: dict[str, Any]) -> str:
     method = _value(report, "method")
     if kept == total:
         return f"trained by {method} and not pruned"
-    return f"pruned by {method} to {part(kept, total)} of its weights"
+    return f"pruned by {method} to {part(kept, total)} of its weights{_spent(report)}"
+
+
+def _spent(report: dict[str, Any]) -> str:
+    """Say what the kept weights cost, where the budget was not counted in weights."""
+    budget = report["training"].get("budget") or {}
+    unit = budget.get("unit", "weights")
+    if unit == "weights" or "spent" not in budget:
+        return ""
+    spent, granted = budget["spent"], budget["part"] * budget["whole"]
+    if unit == "macs":
+        spent, granted = (part(value, budget["whole"]) for value in (spent, granted))
+        return f" ({spent} of its MACs, {granted} granted)"
+    if unit == "bytes":
+        return f" ({whole(round(spent))} bytes, {whole(round(granted))} granted)"
+    return f" ({spent:.3g} ms predicted, {granted:.3g} ms granted)"
 
 
 def _value(report: dict[str, Any], table: str) -> str:

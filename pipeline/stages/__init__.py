@@ -47,7 +47,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "train", (), "masked network", (*_DATA, "method", "budget", "train"), resumable=True
     ),
-    Stage("prune", ("masked network",), "pruned network", _DATA),
+    Stage("prune", ("masked network",), "pruned network", (*_DATA, "budget", "train")),
     Stage("compact", ("pruned network",), "compact network", _DATA),
     Stage(
         "quantize", ("compact network",), "quantization plan", (*_DATA, "quantize"),

@@ -55,7 +55,8 @@ def run(context: Context) -> dict[str, Any]:
 
 def _warn(context: Context, accuracy_after: float, *, cut_off: list[str]) -> None:
     """Say before the long way to the files that nothing good can come of them."""
-    remedy = "Train longer, raise budget.weights or choose another method."
+    unit = context.recipe.budget.unit
+    remedy = f"Train longer, raise budget.{unit} or choose another method."
     reference = context.metric("train", "reference_accuracy")
     budgets = [target.budgets for target in context.targets]
     limits = [b.accuracy_drop_pct for b in budgets if b and b.accuracy_drop_pct is not None]

@@ -64,7 +64,12 @@ def run(context: Context) -> dict[str, Any]:
         "test_images": len(data.test),
         "weights": counted.weights,
         "kept_weights": counted.kept,
-        "budget": {"unit": recipe.budget.unit, "part": prices.part},
+        "budget": {
+            "unit": recipe.budget.unit,
+            "part": prices.part,
+            "whole": prices.whole,
+            "spent": prices.cost(trained.masks),
+        },
         "options": method.params.model_dump(mode="json"),
         "data": {
             "name": data.name,

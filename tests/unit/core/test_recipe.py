@@ -2,6 +2,7 @@ import os
 import tomllib
 
 import pytest
+from fast_run import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -282,6 +283,21 @@ def test_the_fingerprint_follows_the_files_a_recipe_names(tmp_path, monkeypatch)
     module.write_text("changed = True")
     seen.append(fingerprint(recipe))
     assert len(set(seen)) == 4
+
+
+def test_the_fingerprint_follows_the_rates_of_a_budgets_target(tmp_path):
+    text = (ROOT / "targets" / "raspberry-pi-4b.toml").read_text(encoding="utf-8")
+    own = tmp_path / "own.toml"
+    own.write_text(text)
+    recipe = loaded("budget.weights=1", "budget.latency_ms=1", f"budget.target={own}")
+    before = fingerprint(recipe)
+    own.write_text(text.replace('name = "Raspberry Pi 4 Model B"', 'name = "Another"'))
+    assert fingerprint(recipe) != before
+
+
+def test_a_budgets_target_that_is_not_there_is_refused_before_the_training():
+    with pytest.raises(PareError, match="raspberry-pi-4b"):
+        loaded("budget.weights=1", "budget.latency_ms=1", "budget.target=raspberry")
 
 
 @pytest.mark.parametrize("room", ["model", "data", "method"])

@@ -112,9 +112,20 @@ def test_gradients_flow_through_a_soft_cost():
     assert all(float(mask.grad.min()) > 0 for mask in soft.values())
 
 
-def test_what_even_an_empty_network_exceeds_is_refused():
-    with pytest.raises(PareError, match=r"budget.bytes = 10: .* before the first weight"):
-        tariff(network(), SHAPE, Budget(bytes=10))
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(bytes=10), r"budget\.bytes = 10 keeps no weight.* costs [\d,]+ bytes"),
+        (Budget(macs=1e-9), r"budget\.macs = 1e-09 keeps no weight.* costs [\d,]+ MACs"),
+        (
+            Budget(latency_ms=1e-9, target="raspberry-pi-4b"),
+            r"budget\.latency_ms = 1e-09 keeps no weight.* ms, whole",
+        ),
+    ],
+)
+def test_what_pays_for_no_weight_is_refused(budget, said):
+    with pytest.raises(PareError, match=said):
+        tariff(network(), SHAPE, budget)
 
 
 def test_a_target_without_float_rates_is_refused(monkeypatch):

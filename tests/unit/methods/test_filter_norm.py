@@ -155,7 +155,9 @@ class TestOptions:
 
     def test_a_network_without_convolutions_is_refused(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2))
-        with pytest.raises(PareError, match=r"the network has 0 layers .*another method"):
+        with pytest.raises(
+            PareError, match=r"no convolution .* can lose a filter.*another method"
+        ):
             method(shape=(3, 4, 4)).masks(model)
 
 

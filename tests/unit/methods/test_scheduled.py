@@ -239,8 +239,8 @@ class TestUnits:
     @pytest.mark.parametrize(
         ("own", "said"),
         [
-            ({"macs": 0.5, "bytes": 100}, "set one of weights, macs, bytes and latency_ms"),
-            ({"weights": 0.5, "macs": 0.5}, "set one of weights, macs, bytes and latency_ms"),
+            ({"macs": 0.5, "bytes": 100}, "one unit, but sets macs and bytes"),
+            ({"weights": 0.5, "macs": 0.5}, "sets weights and macs.*weights = 1 lifts"),
             ({"latency_ms": 1.0}, "latency_ms and target go together"),
             ({"target": "raspberry-pi-4b"}, "latency_ms and target go together"),
         ],

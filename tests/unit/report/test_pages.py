@@ -233,6 +233,29 @@ def test_the_headline_says_what_happened(tmp_path, kept, after, said):
     assert said in verdicts.headline(collected(tmp_path, found))
 
 
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (
+            {"unit": "macs", "part": 0.5, "whole": 2e6, "spent": 990_000.0},
+            "10.0 % of its weights (49.5 % of its MACs, 50.0 % granted)",
+        ),
+        (
+            {"unit": "bytes", "part": 0.5, "whole": 4e4, "spent": 19_996.0},
+            "10.0 % of its weights (19,996 bytes, 20,000 granted)",
+        ),
+        (
+            {"unit": "latency_ms", "part": 0.5, "whole": 3.0, "spent": 1.25},
+            "10.0 % of its weights (1.25 ms predicted, 1.5 ms granted)",
+        ),
+    ],
+)
+def test_the_headline_says_what_was_spent_of_a_budget_in_another_unit(tmp_path, budget, said):
+    found = records()
+    found["train"]["budget"] = budget
+    assert said in verdicts.headline(collected(tmp_path, found))
+
+
 def test_a_comparison_over_its_limit_is_not_called_equal(tmp_path):
     found = records()
     [one] = found["beside"]["compact"]["equivalence.json"]["comparisons"]
