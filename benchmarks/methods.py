@@ -18,6 +18,7 @@ import argparse
 import csv
 import io
 import os
+import re
 import statistics
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,6 +30,7 @@ from pipeline import Recipe, run
 from pipeline.core.artifact import versions
 from pipeline.core.record import digest
 from pipeline.core.rundir import read_json, write_text
+from pipeline.methods import create
 
 RESULTS = Path(__file__).parent / "results"
 FINETUNED = {"name": "magnitude", "finetune_epochs": "half"}
@@ -46,12 +48,15 @@ RATED: dict[str, dict[str, Any]] = {
     "continuous": {"name": "continuous"},
     "lottery": {"name": "lottery", "reset": "rewind"},
 }
-#: What the parts of the default reparam give: each line leaves one out, or is the rival.
-ABLATION: dict[str, dict[str, Any]] = {
-    "ranked by magnitude": {"name": "reparam", "scale_free": False},
-    "soft to the end": {"name": "reparam", "soft": 1.0},
-    "soft for 3/4 of the epochs": {"name": "reparam", "soft": 0.75},
-    "no soft gates (gradual, ranked by LAMP)": {"name": "gradual", "scale_free": True},
+#: What the parts of the default reparam give, as options of the method and the training:
+#: each line leaves one out, or adds the teacher, whose own epochs come on top.
+ABLATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "ranked by magnitude": ({"name": "reparam", "scale_free": False}, {}),
+    "running averages of batch norm": ({"name": "reparam"}, {"norm_batches": 0}),
+    "soft to the end": ({"name": "reparam", "soft": 1.0}, {}),
+    "soft for 3/4 of the epochs": ({"name": "reparam", "soft": 0.75}, {}),
+    "no soft gates (gradual, ranked by LAMP)": ({"name": "gradual", "scale_free": True}, {}),
+    "with the dense network as teacher": ({"name": "reparam"}, {"teacher": DENSE}),
 }
 #: Methods at the rate that is natural to them, with one seed: kept weights, options.
 NATURAL: dict[str, tuple[float, dict[str, Any]]] = {
@@ -71,6 +76,7 @@ class Cell:
         label: of the method in the table.
         weights: kept fraction.
         options: of the method table, with its name.
+        train: options of the training that differ; the teacher is a cell's label.
     """
 
     network: str
@@ -79,13 +85,31 @@ class Cell:
     seed: int
     epochs: int
     options: dict[str, Any] = field(hash=False)
+    train: dict[str, Any] = field(hash=False, default_factory=dict)
 
-    def recipe(self, data: dict[str, Any]) -> Recipe:
+    @property
+    def folder(self) -> str:
+        """Name of its run."""
+        parts = (self.network, self.label, self.weights, self.seed)
+        return "-".join(re.sub(r"[^\w.]+", "_", str(part)) for part in parts)
+
+    @property
+    def teacher(self) -> Cell | None:
+        """The cell whose network it learns from."""
+        if "teacher" not in self.train:
+            return None
+        label = self.train["teacher"]
+        return Cell(self.network, label, 1.0, self.seed, self.epochs, {"name": label})
+
+    def recipe(self, data: dict[str, Any], runs: Path = Path()) -> Recipe:
         """Return the recipe of the run; fine-tuning takes half of its epochs."""
         method, epochs = dict(self.options), self.epochs
         if method.get("finetune_epochs") == "half":
             method["finetune_epochs"] = epochs // 2
             epochs -= epochs // 2
+        train = {**TRAIN, **self.train, "epochs": epochs}
+        if self.teacher:
+            train["teacher"] = str(runs / self.teacher.folder / "1-train/model.safetensors")
         return Recipe.model_validate(
             {
                 "name": "methods",
@@ -95,7 +119,7 @@ class Cell:
                 "data": data,
                 "method": method,
                 "budget": {"weights": self.weights},
-                "train": {**TRAIN, "epochs": epochs},
+                "train": train,
             }
         )
 
@@ -142,8 +166,8 @@ def cells(
 def ablation(network: str, epochs: int, rates: Iterable[float]) -> Iterator[Cell]:
     """Yield the cells that leave out one part of the default each, with one seed."""
     for weights in rates:
-        for label, options in ABLATION.items():
-            yield Cell(network, label, weights, 0, epochs, options)
+        for label, (options, train) in ABLATION.items():
+            yield Cell(network, label, weights, 0, epochs, options, train)
 
 
 def natural(network: str, epochs: int) -> Iterator[Cell]:
@@ -156,7 +180,6 @@ RIVALS = (
     DENSE,
     "reparam",
     "magnitude + fine-tuning",
-    "magnitude + fine-tuning, rate / 5",
     "gradual",
 )
 EVERY = (DENSE, *RATED)
@@ -240,9 +263,10 @@ def one_core() -> None:
 
 
 def fingerprint(cell: Cell, data: dict[str, Any]) -> str:
-    """Return what a line stands for: the recipe, whatever folder its images are in."""
+    """Return what a line stands for: the recipe with every default, wherever its files are."""
     recipe = cell.recipe({**data, "name": "image-folder:"})
-    return digest(recipe.model_dump(mode="json"))[:12]
+    options = create(recipe.method, recipe.budget, (3, 32, 32)).params.model_dump(mode="json")
+    return digest([recipe.model_dump(mode="json"), options])[:12]
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -251,8 +275,9 @@ def key(row: dict[str, Any]) -> tuple[str, ...]:
 
 def train(cell: Cell, data: dict[str, Any], runs: Path) -> dict[str, Any]:
     """Run one cell and return its line."""
-    name = f"{cell.network}-{cell.label}-{cell.weights}-{cell.seed}".replace(" ", "")
-    result = run(cell.recipe(data), out=runs / name, until="prune")
+    if cell.teacher:  # finished long ago, as it is the first of its seed
+        run(cell.teacher.recipe(data), out=runs / cell.teacher.folder, until="prune")
+    result = run(cell.recipe(data, runs), out=runs / cell.folder, until="prune")
     trained, pruned = result.artifacts["train"], result.artifacts["prune"]
     return {
         "network": cell.network,

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from pipeline.core.budget import Budget
 from pipeline.core.recipe import Recipe
 from pipeline.methods import create
 
@@ -59,6 +60,26 @@ def test_a_line_is_found_again_wherever_the_images_are_and_not_for_another_recip
     assert methods.fingerprint(one, here) == methods.fingerprint(one, there)
     assert methods.fingerprint(one, here) != methods.fingerprint(other, here)
     assert methods.fingerprint(one, here) != methods.fingerprint(one, {**here, "per_class": 5})
+
+
+def test_a_line_is_not_found_where_a_default_of_the_method_has_changed(
+    methods: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    cell = methods.Cell("resnet8", "reparam", 0.1, 0, 12, {"name": "reparam"})
+    before = methods.fingerprint(cell, {"name": "digits"})
+    explicit = methods.Cell("resnet8", "reparam", 0.1, 0, 12, {"name": "reparam", "n": 6})
+    changed = create(explicit.recipe({"name": "digits"}).method, Budget(weights=0.1))
+    monkeypatch.setattr(methods, "create", lambda *args: changed)
+    assert methods.fingerprint(cell, {"name": "digits"}) != before
+
+
+def test_a_teacher_is_the_dense_network_of_the_same_seed(methods: ModuleType):
+    taught = [cell for cell in methods.SIZES["cpu"].cells if cell.teacher]
+    assert taught
+    for cell in taught:
+        assert cell.teacher in methods.SIZES["cpu"].cells
+        recipe = cell.recipe({"name": "digits"}, Path("runs"))
+        assert recipe.train.teacher == f"runs/{cell.teacher.folder}/1-train/model.safetensors"
 
 
 def test_the_table_gives_mean_spread_and_number(methods: ModuleType):
