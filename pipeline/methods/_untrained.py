@@ -111,7 +111,10 @@ class Sampling(Method):
         return kept / prunable_count(model)
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
-        """Keep the weights of positive logit; of too many, the budget's number of largest."""
+        """Keep the weights of positive logit; of too many, the budget's number of largest.
+
+        A smaller budget prunes the topology further, at the scale it was learnt with.
+        """
         found = {name: m_hat.detach() for name, m_hat in logits(model)}
         masks = {name: m_hat > 0 for name, m_hat in found.items()}
         keep = self.kept(model)

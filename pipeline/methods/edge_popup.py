@@ -81,7 +81,8 @@ class EdgePopup(Method):
         no biases, batch norm without scale and shift. Deviations: the best epoch is
         selected on the validation split (the code selects on the test set); ``scale_fan``
         divides by the fraction kept, as the paper says (the code by the fraction removed);
-        linear layers are scored as they are instead of as 1x1 convolutions.
+        linear layers are scored as they are instead of as 1x1 convolutions; the momentum
+        is the recipe's, Nesterov's.
     """
 
     class Params(Record):

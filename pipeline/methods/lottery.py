@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.budget import Budget
+from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.graph.counting import PRUNABLE
 from pipeline.methods import (
@@ -91,11 +92,24 @@ class Lottery(Method):
         return with_masks(self._reset(model, number), masks)
 
     def after_step(self, model: nn.Module, progress: float) -> None:
-        """Remember the weights to rewind to."""
-        del progress
+        """Remember the weights to rewind to.
+
+        Raises:
+            PareError: at the second step, if the first round has fewer than are asked for.
+        """
+        if self._steps == 1 and self.params.reset == "rewind" and progress > 0:
+            self._demand(round(1 / progress))
         self._steps += 1
         if self.params.reset == "rewind" and self._steps == self.params.rewind_steps:
             self._start = snapshot(plain(model))
+
+    def _demand(self, steps: int) -> None:
+        """Refuse to rewind to where the first round does not come."""
+        if self.params.rewind_steps > steps:
+            raise PareError(
+                f"method.rewind_steps = {self.params.rewind_steps}, but the first round has "
+                f"{steps} optimizer steps. Lower it, or train longer."
+            )
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep what the last pruning keeps, exactly the budget's number."""

@@ -97,6 +97,11 @@ class TestLottery:
             expected = first[0].weight * masks["0.weight"]
             assert torch.equal(second[0].weight, expected) is same
 
+    def test_a_step_that_the_first_round_does_not_have_is_refused_at_once(self) -> None:
+        own = method("lottery", rounds=1, reset="rewind", rewind_steps=50)
+        with pytest.raises(PareError, match=r"rewind_steps = 50, .* first round has 10 opt"):
+            train(conv_net(), own, digits(), options(epochs=4), seed=0)
+
     def test_rewinding_goes_back_to_the_step_asked_for(self) -> None:
         own = method("lottery", rounds=1, reset="rewind", rewind_steps=2)
         first = own.attach(conv_net(), own.phases(2)[0])

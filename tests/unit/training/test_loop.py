@@ -16,13 +16,16 @@ from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.evaluation import accuracy, logits
 from pipeline.training.loop import train
 
+DIGIT = (1, 8, 8)
+
 
 class Stop(Exception):
     """Stands for a kill right after an epoch."""
 
 
-def method(name="reparam", **own):
-    return create(Choice(name=name, **own), Budget(weights=1.0 if name == "dense" else 0.3))
+def method(name="reparam", shape=None, **own):
+    budget = Budget(weights={"dense": 1.0, "filter_norm": 0.6}.get(name, 0.3))
+    return create(Choice(name=name, **own), budget, shape)
 
 
 def trained(how=None, *, epochs=3, seed=0, data=None, stop_after=None, path=None, **changes):
@@ -57,6 +60,10 @@ def test_it_learns():
 
 CASES = {
     "reparam": (method, {}),
+    "paper": (lambda: method(mode="paper"), {}),
+    "channels": (lambda: method(shape=DIGIT, granularity="channel", soft=0.5), {}),
+    "gradual": (lambda: method("gradual"), {}),
+    "filter norm": (lambda: method("filter_norm", DIGIT, finetune_epochs=2), {"epochs": 1}),
     "aslp": (lambda: method("aslp"), {}),
     "edge popup": (lambda: method("edge_popup"), {}),
     "hard concrete": (lambda: method("hard_concrete"), {}),
