@@ -111,11 +111,13 @@ class Grouping:
         count: of the groups.
         rows: per weight, the group of each filter, or ``count`` where it cannot leave.
         columns: the same of each input column.
+        areas: per weight, the positions of a kernel.
     """
 
     count: int
     rows: dict[str, Tensor]
     columns: dict[str, Tensor]
+    areas: dict[str, int]
 
     @staticmethod
     def of(groups: Sequence[ChannelGroup], weights: Mapping[str, Tensor]) -> Grouping:
@@ -128,7 +130,8 @@ class Grouping:
                 rows[name][places] = number
             for name, places in group.reads.items():
                 columns[name][places] = number
-        return Grouping(count, rows, columns)
+        areas = {name: weight[0, 0].numel() for name, weight in weights.items()}
+        return Grouping(count, rows, columns, areas)
 
     def spread(self, values: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the product of the values of its row's and its column's group, per weight.
@@ -137,16 +140,24 @@ class Grouping:
             values: one a group; what cannot leave counts as one.
             like: weights, by parameter name.
         """
-        padded = torch.cat([values, values.new_ones(1)])
+        rows, columns = self.sides(values)
         found = {}
         for name, weight in like.items():
-            place = padded.device
-            row = padded[self.rows[name].to(place)].view(-1, *[1] * (weight.dim() - 1))
-            column = padded[self.columns[name].to(place)].view(
-                1, -1, *[1] * (weight.dim() - 2)
-            )
+            row = rows[name].view(-1, *[1] * (weight.dim() - 1))
+            column = columns[name].view(1, -1, *[1] * (weight.dim() - 2))
             found[name] = (row * column).expand(weight.shape)
         return found
+
+    def sides(self, values: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the value of each row and of each column, whose products ``spread`` forms.
+
+        Args:
+            values: one a group; what cannot leave counts as one.
+        """
+        padded = torch.cat([values, values.new_ones(1)])
+        rows = {name: padded[place.to(padded.device)] for name, place in self.rows.items()}
+        columns = {n: padded[place.to(padded.device)] for n, place in self.columns.items()}
+        return rows, columns
 
     def norms(self, weights: Mapping[str, Tensor], *, relative: bool) -> Tensor:
         """Return the root mean square of all weights that make each group's channels.

@@ -53,6 +53,30 @@ class Tariff:
         """Return the cost as a float32 tensor that gradients flow through."""
         return self._sum(masks).float()
 
+    def cost_of_channels(
+        self,
+        rows: Mapping[str, Tensor],
+        columns: Mapping[str, Tensor],
+        areas: Mapping[str, int],
+    ) -> float:
+        """Return the cost where a layer's mask is the product of its rows and its columns.
+
+        Equal to ``cost`` of these products, without forming them.
+
+        Args:
+            rows: of each filter, ``[out]`` in [0, 1], by parameter name.
+            columns: of each of its input channels, ``[in / groups]``.
+            areas: positions of a kernel.
+        """
+        spent = self.fixed
+        for name, row in rows.items():
+            filters, column = row.sum(dtype=torch.float64), columns[name]
+            inputs = areas[name] * column.sum(dtype=torch.float64)
+            spent += float(
+                filters * (self.weight[name] * inputs + self.output[name] * column.max())
+            )
+        return spent
+
     def _sum(self, masks: Mapping[str, Tensor]) -> Tensor:
         """Return the cost in float64: of a hundred million weights, one still counts."""
         terms = [self._layer(name, mask) for name, mask in masks.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,9 @@ from pipeline.methods._scheduled import Scheduled
 
 #: Norms of channels lie much closer together than weights: the edge is as much sharper.
 _SHARPER = 4
+_OPEN = math.log(OPEN)
+_TINY = 1e-20
+_HALVINGS = 60  # of a range of 40 in the logarithm: as near as a float64 comes
 
 
 class ChannelGate(nn.Module):
@@ -47,7 +51,7 @@ class ByChannel(Scheduled):
         self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
     ) -> None:
         super().__init__(params, budget, shape)
-        self._grouping = Grouping(0, {}, {})
+        self._grouping = Grouping(0, {}, {}, {})
         self._hard = False
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
@@ -78,14 +82,28 @@ class ByChannel(Scheduled):
         return self._hard
 
     def widen(self, model: nn.Module, part: float) -> None:
-        """Put the half-way point between the groups that are paid for and the others."""
+        """Put the half-way point where the gates spend just what is granted.
+
+        Norms lie so close together that gates at the border are half open by the dozen:
+        a border between those that are paid for and the others would spend too much.
+        """
         norms = self._norms(model)
-        kept = self._paid_for(model, norms, part)
-        border = None if kept.all() else (norms[kept].min() + norms[~kept].max()) / 2
-        n = _SHARPER * self.params.n
-        # Where all that is left out is zero already, any width leaves it out.
-        t = torch.tensor(OPEN) if border is None else (half_way(n) / border).clamp(max=OPEN)
-        self._set(model, h(norms, t.to(norms.device), n))
+        n, granted = _SHARPER * self.params.n, part * self.prices(model).whole
+        largest = max(float(norms.max()), _TINY)
+        low, high = math.log(half_way(n) / (4 * largest)), _OPEN  # all closed, all open
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            open_too_far = self._cost(model, self._gates(norms, middle)) > granted
+            low, high = (low, middle) if open_too_far else (middle, high)
+        self._set(model, self._gates(norms, low))
+
+    def _gates(self, norms: Tensor, log_t: float) -> Tensor:
+        return h(norms, norms.new_tensor(math.exp(log_t)), _SHARPER * self.params.n)
+
+    def _cost(self, model: nn.Module, values: Tensor) -> float:
+        """Return what the network costs whose groups have these gates."""
+        rows, columns = self._grouping.sides(values)
+        return self.prices(model).cost_of_channels(rows, columns, self._grouping.areas)
 
     def harden(self, model: nn.Module) -> None:
         """Close the gates of what is not paid for, and let latent weights be apparent."""
@@ -130,10 +148,10 @@ class ByChannel(Scheduled):
         prices = self.prices(model)
 
         def fits(kept: Tensor) -> bool:
-            return prices.cost(self._spread(model, kept)) <= part * prices.whole * (1 + 1e-9)
+            return self._cost(model, kept) <= part * prices.whole * (1 + 1e-9)
 
         if not fits(firsts):
-            least = prices.cost(self._spread(model, firsts)) / prices.whole
+            least = self._cost(model, firsts) / prices.whole
             raise PareError(
                 f"granularity = 'channel': one channel in each layer costs {least:.2%} of the "
                 f"network's {self.budget.unit}, and the budget grants {part:.2%}. Raise "

@@ -10,10 +10,12 @@ from small_data import same_weights
 from tiny import settle
 from torch import Tensor, nn
 
+from pipeline.core.budget import Budget
 from pipeline.graph.counting import count, prunable
 from pipeline.graph.equivalence import prove
-from pipeline.graph.groups import ChannelGroup, channel_groups, group_masks
+from pipeline.graph.groups import ChannelGroup, Grouping, channel_groups, group_masks
 from pipeline.graph.surgery import compact
+from pipeline.graph.tariff import tariff
 from pipeline.models import build
 
 SHAPE = (3, 16, 16)
@@ -159,3 +161,22 @@ def test_weights_without_a_group_are_kept_whole() -> None:
     assert masks["a.weight"].tolist() == [[True] * 3, [False] * 3]
     assert masks["b.weight"].tolist() == [[True, False]]
     assert all(mask.all() for mask in group_masks([], weights).values())
+
+
+@pytest.mark.parametrize("unit", ["macs", "latency_ms"])
+@pytest.mark.parametrize(("name", "options"), NETWORKS, ids=ids)
+def test_rows_and_columns_cost_what_their_products_do(name, options, unit):
+    model = network(name, options)
+    weights = prunable(model)
+    grouping = Grouping.of(channel_groups(model, SHAPE), weights)
+    target = "raspberry-pi-4b" if unit == "latency_ms" else None
+    prices = tariff(model, SHAPE, Budget.model_validate({unit: 0.9, "target": target}))
+    generator = torch.Generator().manual_seed(0)
+    for values in (
+        torch.rand(grouping.count, generator=generator),
+        (torch.rand(grouping.count, generator=generator) > 0.5).float(),
+    ):
+        cost = prices.cost_of_channels(*grouping.sides(values), grouping.areas)
+        assert cost == pytest.approx(prices.cost(grouping.spread(values, weights)), rel=1e-6)
+        other = prices.cost_of_channels(*grouping.sides(values * 0.99), grouping.areas)
+        assert other != pytest.approx(cost, rel=1e-3)

@@ -276,6 +276,13 @@ class TestChannels:
             assert unit == prices.cost(masks)
         assert 0.9 * prices.limit < prices.cost(masks) <= prices.limit
 
+    @pytest.mark.parametrize("part", [0.9, 0.5, 0.2, 0.1])
+    def test_soft_gates_spend_what_is_granted(self, part):
+        one = self.channels(Budget(macs=0.05))
+        own = one.attach(resnet(), PHASE)
+        one.widen(own, part)
+        assert one.cost(own) == pytest.approx(part, rel=1e-3)
+
     def test_a_channel_vanishes_from_all_that_is_tied_to_it(self):
         one = self.channels(0.4)
         own = one.attach(resnet(), PHASE)
