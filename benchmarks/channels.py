@@ -11,6 +11,7 @@ thread, as times on a shared machine drift. Writes benchmarks/results/channels.m
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ CELLS: dict[str, dict[str, Any]] = {
         "method": {"name": "reparam", "granularity": "channel"},
         "budget": {"macs": 0.5},
     },
+    "weights, 20 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.20}},
     "weights, 10 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.10}},
     "weights, 5 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.05}},
 }
@@ -71,7 +73,7 @@ def main() -> None:
 def recipe(label: str, data: str, target: Path) -> dict[str, Any]:
     """Return the recipe of one cell."""
     return {
-        "name": label.replace(" ", "-").replace(",", ""),
+        "name": re.sub(r"\W+", "-", label),
         "targets": [str(target)],
         "model": {"name": "resnet8"},
         "data": {"name": data, "per_class": 1000, "validation_fraction": 0.1},
