@@ -10,6 +10,7 @@ benchmarks/results/step_time.md.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from pathlib import Path
@@ -79,8 +80,18 @@ class Step:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
+    wanted = parser.parse_args().networks
     torch.set_num_threads(1)
-    rows = [row(network, *pair) for network in NETWORKS for pair in PAIRS]
+    target = RESULTS / "step_time.md"
+    rows = []
+    for network in NETWORKS:
+        if network in wanted:
+            rows += [row(network, *pair) for pair in PAIRS]
+        elif target.is_file():
+            old = target.read_text(encoding="utf-8").splitlines()
+            rows += [line for line in old if line.startswith(f"| {network} |")]
     how = (
         f"Mean of {STEPS} steps, one thread, batch 64, in turns; torch "
         f"{versions()['torch']}. Made by `python benchmarks/step_time.py`."
@@ -94,7 +105,7 @@ def main() -> None:
         "|---|---|---|---:|---:|---:|",
         *rows,
     ]
-    write_text(RESULTS / "step_time.md", "\n".join(lines) + "\n")
+    write_text(target, "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

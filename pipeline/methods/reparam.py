@@ -91,7 +91,7 @@ class Reparam(Scheduled):
         """Mask what is not paid for, and let the latent weights be the apparent ones."""
         masks = self.masks(model)
         for name, gate, latent in attached(model, Gate):
-            latent.mul_(gate.gates(latent))
+            latent.copy_(gate(latent))
             gate.mask.copy_(masks[name])
             gate.hard = True
 
