@@ -27,6 +27,8 @@ class Budget(Record):
         connected: never let a layer lose its last channel: one that is cut off gets its best
             weight back, and the smallest elsewhere leaves for it. Obeyed by the methods
             that rank weights.
+        multiple: keep a multiple of this many channels in each layer (or all of them), as
+            kernels like 4, 8 or 16. Obeyed by what removes whole channels.
 
     >>> Budget(weights=0.1).kept(12345)
     1234
@@ -40,6 +42,7 @@ class Budget(Record):
     latency_ms: float | None = Field(default=None, gt=0)
     target: str | None = None
     connected: bool = True
+    multiple: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _has_one_unit(self) -> Budget:

@@ -112,12 +112,14 @@ class Grouping:
         rows: per weight, the group of each filter, or ``count`` where it cannot leave.
         columns: the same of each input column.
         areas: per weight, the positions of a kernel.
+        families: of each group, the number it shares with those that write the same layers.
     """
 
     count: int
     rows: dict[str, Tensor]
     columns: dict[str, Tensor]
     areas: dict[str, int]
+    families: Tensor
 
     @staticmethod
     def of(groups: Sequence[ChannelGroup], weights: Mapping[str, Tensor]) -> Grouping:
@@ -131,7 +133,10 @@ class Grouping:
             for name, places in group.reads.items():
                 columns[name][places] = number
         areas = {name: weight[0, 0].numel() for name, weight in weights.items()}
-        return Grouping(count, rows, columns, areas)
+        written = [tuple(sorted(group.writes)) for group in groups]
+        number_of = {layers: n for n, layers in enumerate(dict.fromkeys(written))}
+        families = torch.tensor([number_of[layers] for layers in written], dtype=torch.int64)
+        return Grouping(count, rows, columns, areas, families)
 
     def spread(self, values: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the product of the values of its row's and its column's group, per weight.
@@ -177,6 +182,24 @@ class Grouping:
             sums.index_add_(0, rows, power)
             sizes.index_add_(0, rows, torch.ones_like(power))
         return (sums / sizes.clamp(min=1)).sqrt()[:-1]
+
+    def blocks(self, norms: Tensor, multiple: int) -> Tensor:
+        """Return the number of each group's block, int64 ``[count]``.
+
+        Groups of a family are put into blocks of ``multiple`` in the order of their norms,
+        the largest first; what does not divide is the last block.
+
+        >>> grouping = Grouping(5, {}, {}, {}, torch.zeros(5, dtype=torch.int64))
+        >>> grouping.blocks(torch.tensor([0.1, 0.9, 0.5, 0.7, 0.3]), 2).tolist()
+        [2, 0, 1, 0, 1]
+        """
+        found, first = torch.empty(self.count, dtype=torch.int64, device=norms.device), 0
+        for family in self.families.unique().tolist():
+            members = (self.families == family).nonzero().flatten().to(norms.device)
+            order = members[torch.sort(norms[members], descending=True, stable=True).indices]
+            found[order] = first + torch.arange(order.numel(), device=norms.device) // multiple
+            first += -(-order.numel() // multiple)
+        return found
 
     def layers(self) -> list[Tensor]:
         """Return the groups that write each layer which could lose all of its filters."""

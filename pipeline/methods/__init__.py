@@ -57,6 +57,8 @@ class Method:
     chooses_rate: ClassVar[bool] = False
     #: What its budget may be counted in; without a shape, weights only.
     units: ClassVar[frozenset[Unit]] = frozenset({"weights"})
+    #: Whether it removes whole channels, so that a budget's multiple can be obeyed.
+    whole_channels: ClassVar[bool] = False
     #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
     prunes_after_epochs: ClassVar[bool] = False
 
@@ -224,7 +226,14 @@ def create(choice: Choice, budget: Budget, shape: tuple[int, ...] | None = None)
             f"method {choice.name!r} cannot obey budget.{budget.unit}, only "
             f"{', '.join(sorted(plugin.units))}. Choose another unit or method."
         )
-    return plugin.variant(params)(params, budget, shape)
+    variant = plugin.variant(params)
+    if budget.multiple > 1 and not variant.whole_channels:
+        raise PareError(
+            f"budget.multiple = {budget.multiple} counts channels, and method "
+            f"{choice.name!r} removes single weights. Choose method 'filter_norm', or "
+            "'reparam' with granularity = 'channel'."
+        )
+    return variant(params, budget, shape)
 
 
 def shares(epochs: int, count: int) -> list[int]:

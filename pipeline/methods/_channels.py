@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,13 @@ class ByChannel(Scheduled):
     set between steps: the gradient does not flow through them.
     """
 
+    whole_channels: ClassVar[bool] = True
+
     def __init__(
         self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
     ) -> None:
         super().__init__(params, budget, shape)
-        self._grouping = Grouping(0, {}, {}, {})
+        self._grouping = Grouping.of([], {})
         self._hard = False
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
@@ -141,23 +144,30 @@ class ByChannel(Scheduled):
         return self._grouping.norms(latent, relative=self.params.scale_free)
 
     def _paid_for(self, model: nn.Module, norms: Tensor, part: float) -> Tensor:
-        """Return which groups are kept, boolean: the largest norms, one in each layer."""
-        firsts = torch.zeros_like(norms, dtype=torch.bool)
+        """Return which groups are kept, boolean: the largest norms, some in each layer.
+
+        They are taken block by block, so that widths are the multiples that are asked for.
+        """
+        multiple, prices = self.budget.multiple, self.prices(model)
+        block = self._grouping.blocks(norms, multiple)
+        firsts = torch.zeros(int(block.max()) + 1, dtype=torch.bool, device=norms.device)
         for groups in self._grouping.layers():
-            firsts[groups[norms[groups].argmax()]] = True
-        prices = self.prices(model)
+            firsts[block[groups[norms[groups].argmax()]]] = True
 
         def fits(kept: Tensor) -> bool:
-            return self._cost(model, kept) <= part * prices.whole * (1 + 1e-9)
+            return self._cost(model, kept[block]) <= part * prices.whole * (1 + 1e-9)
 
         if not fits(firsts):
-            least = self._cost(model, firsts) / prices.whole
+            least = self._cost(model, firsts[block]) / prices.whole
+            some = "one channel" if multiple == 1 else f"{multiple} channels"
             raise PareError(
-                f"granularity = 'channel': one channel in each layer costs {least:.2%} of the "
+                f"granularity = 'channel': {some} in each layer costs {least:.2%} of the "
                 f"network's {self.budget.unit}, and the budget grants {part:.2%}. Raise "
                 f"budget.{self.budget.unit}, or choose granularity = 'weight'."
             )
-        return largest_within(norms + firsts * norms.max(), fits)
+        mean = torch.zeros_like(firsts, dtype=norms.dtype)
+        mean.scatter_reduce_(0, block, norms, "mean", include_self=False)
+        return largest_within(mean + firsts * norms.max(), fits)[block]
 
     def _spread(self, model: nn.Module, values: Tensor) -> dict[str, Tensor]:
         latent = {name: weight for name, _, weight in attached(model, ChannelGate)}

@@ -83,6 +83,7 @@ class FilterNorm(Method):
     params: Params
     prunes: ClassVar[bool] = True
     chooses_rate: ClassVar[bool] = True
+    whole_channels: ClassVar[bool] = True
 
     def __init__(
         self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
@@ -153,7 +154,8 @@ class FilterNorm(Method):
             if self.params.selection == "greedy" and layer.leader in lost:
                 kernel = kernel.index_fill(1, torch.cat(lost[layer.leader]), 0)
             own = self._own_rate(layer)
-            count = _count(rate if own is None else own, len(layer.groups))
+            whole = len(layer.groups)
+            count = _count(rate if own is None else own, whole, self.budget.multiple)
             order = layer.scores(filter_norms(kernel, self.params.norm)).argsort(stable=True)
             leaving = [layer.groups[i] for i in order[:count].tolist()]
             for group in leaving:
@@ -257,9 +259,14 @@ def _matches(layer: str, name: str) -> bool:
     return layer == name or layer.startswith(f"{name}.") or fnmatchcase(layer, name)
 
 
-def _count(rate: float, filters: int) -> int:
-    """Return how many of the filters leave; the tiny term keeps a tenth of 30 at 3."""
-    return min(filters - 1, math.ceil(rate * filters - 1e-9))
+def _count(rate: float, filters: int, multiple: int) -> int:
+    """Return how many of the filters leave; the tiny term keeps a tenth of 30 at 3.
+
+    >>> _count(0.5, 30, multiple=1), _count(0.5, 30, multiple=8), _count(0.0, 30, multiple=8)
+    (15, 14, 0)
+    """
+    kept = filters - min(filters - 1, math.ceil(rate * filters - 1e-9))
+    return filters - min(filters, -(-kept // multiple) * multiple)
 
 
 def _rates(layers: Sequence[_Layer]) -> list[float]:

@@ -163,6 +163,20 @@ def test_weights_without_a_group_are_kept_whole() -> None:
     assert all(mask.all() for mask in group_masks([], weights).values())
 
 
+def test_channels_that_write_the_same_layers_are_a_family():
+    model = network("resnet8", {})
+    weights = prunable(model)
+    grouping = Grouping.of(channel_groups(model, SHAPE), weights)
+    for name, rows in grouping.rows.items():
+        own = rows[rows < grouping.count]
+        assert len(set(grouping.families[own].tolist())) <= 1, name
+    assert (
+        grouping.families[grouping.rows["blocks.1.conv2.weight"][0]]
+        == (grouping.families[grouping.rows["blocks.1.shortcut.weight"][0]])
+    )
+    assert len(grouping.families.unique()) > 3
+
+
 @pytest.mark.parametrize("unit", ["macs", "latency_ms"])
 @pytest.mark.parametrize(("name", "options"), NETWORKS, ids=ids)
 def test_rows_and_columns_cost_what_their_products_do(name, options, unit):

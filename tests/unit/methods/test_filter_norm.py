@@ -229,6 +229,17 @@ class TestBudget:
         with pytest.raises(PareError, match=message + r".*at least 0\.2500, or skip fewer"):
             method(0.2, shape=(1, 8, 8)).masks(conv_net())
 
+    def test_what_stays_is_a_multiple_where_asked(self) -> None:
+        budget = Budget(weights=0.6, multiple=4)
+        one = create(Choice(name="filter_norm"), budget, (3, 16, 16))
+        model = network("resnet20")
+        masks = one.masks(model)
+        assert sum(int(mask.sum()) for mask in masks.values()) <= one.kept(model)
+        left = {len(rows) % 4 for rows in gone(masks).values()}
+        assert left == {0}
+        without = gone(method(0.6).masks(model)).values()
+        assert {len(rows) % 4 for rows in without} != {0}  # the twin
+
     def test_given_rates_have_to_fit_the_budget(self) -> None:
         model = network("vgg16")
         with pytest.raises(PareError, match=r"the given rates keeps .* over the .* raise the"):

@@ -276,6 +276,30 @@ class TestChannels:
             assert unit == prices.cost(masks)
         assert 0.9 * prices.limit < prices.cost(masks) <= prices.limit
 
+    def widths(self, budget: Budget) -> dict[str, int]:
+        """Return the kept filters of each convolution after hardening, without the stem's."""
+        one = self.channels(budget)
+        own = one.attach(build("resnet20", {}, classes=10, channels=1, size=8, seed=0), PHASE)
+        masks = one.masks(own)
+        assert one.prices(own).cost(masks) <= one.prices(own).limit
+        return {n: int(m.flatten(1).any(1).sum()) for n, m in masks.items() if m.dim() == 4}
+
+    def test_widths_are_the_multiples_that_kernels_like(self):
+        odd = self.widths(Budget(macs=0.5))
+        assert [width for width in odd.values() if width % 4]  # the twin
+        even = self.widths(Budget(macs=0.5, multiple=4))
+        assert not [width for width in even.values() if width % 4]
+        assert sum(even.values()) > 0.8 * sum(odd.values())
+
+    def test_a_multiple_that_cannot_be_paid_for_is_refused(self):
+        with pytest.raises(PareError, match=r"8 channels in each layer costs"):
+            self.widths(Budget(macs=0.02, multiple=8))
+
+    def test_a_multiple_of_channels_is_refused_where_single_weights_leave(self):
+        for name in ("reparam", "gradual"):
+            with pytest.raises(PareError, match=r"budget\.multiple = 8 counts channels"):
+                create(Choice(name=name), Budget(weights=0.5, multiple=8), SHAPE)
+
     @pytest.mark.parametrize("part", [0.9, 0.5, 0.2, 0.1])
     def test_soft_gates_spend_what_is_granted(self, part):
         one = self.channels(Budget(macs=0.05))
