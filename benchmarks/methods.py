@@ -5,7 +5,8 @@
 
 Every cell is an ordinary run up to the pruning, described by a recipe; nothing is fine-tuned
 after it unless the method's own epochs say so, and all cells of one network have the same
-number of epochs in all. ``PATH`` holds CIFAR-10 as JPEG in train/CLASS/ and test/CLASS/.
+number of epochs in all; only those of a teacher come on top. ``PATH`` holds CIFAR-10 as JPEG
+in train/CLASS/ and test/CLASS/.
 
 A finished cell is a line of benchmarks/results/methods_SIZE.csv, under the fingerprint of its
 recipe: a benchmark that was stopped goes on where it was, and a changed recipe is run anew.
@@ -23,6 +24,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ RATED: dict[str, dict[str, Any]] = {
 #: each line leaves one out, or adds the teacher, whose own epochs come on top.
 ABLATION: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ranked by magnitude": ({"name": "reparam", "scale_free": False}, {}),
-    "running averages of batch norm": ({"name": "reparam"}, {"norm_batches": 0}),
+    "running averages of batch norm": ({"name": "reparam"}, {"recalibration_batches": 0}),
     "soft to the end": ({"name": "reparam", "soft": 1.0}, {}),
     "soft for 3/4 of the epochs": ({"name": "reparam", "soft": 0.75}, {}),
     "no soft gates (gradual, ranked by LAMP)": ({"name": "gradual", "scale_free": True}, {}),
@@ -229,7 +231,7 @@ def main() -> None:
     source = RESULTS / f"methods_{options.size}.csv"
     if not options.table:
         work(options, source)
-    rows = read(source)
+    rows = current(read(source), SIZES[options.size])
     write_text(RESULTS / f"methods_{options.size}.md", table(rows, options.size))
     plot(rows, RESULTS / f"methods_{options.size}.svg")
     print(table(rows, options.size))
@@ -243,7 +245,10 @@ def work(options: argparse.Namespace, source: Path) -> None:
     wanted = [c for c in size.cells if not options.only or c.label in options.only]
     open_cells = [c for c in wanted if fingerprint(c, data) not in done]
     print(f"{len(wanted) - len(open_cells)} cells done, {len(open_cells)} to go", flush=True)
+    teachers = {cell.teacher.folder: cell.teacher for cell in open_cells if cell.teacher}
     with ProcessPoolExecutor(options.workers, initializer=one_core) as pool:
+        # What others learn from is trained before them: a run's folder has one writer.
+        list(pool.map(train, teachers.values(), repeat(data), repeat(options.runs)))
         futures = {pool.submit(train, cell, data, options.runs): cell for cell in open_cells}
         for future in as_completed(futures):
             cell = futures[future]
@@ -253,6 +258,12 @@ def work(options: argparse.Namespace, source: Path) -> None:
             row = future.result()
             write(source, [*(r for r in read(source) if key(r) != key(row)), row])
             print({name: row[name] for name in FIELDS[:8]}, flush=True)
+
+
+def current(rows: list[dict[str, Any]], size: Size) -> list[dict[str, Any]]:
+    """Return the lines of the recipes that are compared now; others are of the past."""
+    wanted = {fingerprint(cell, {"name": "", **size.data}) for cell in size.cells}
+    return [row for row in rows if row["recipe"] in wanted]
 
 
 def one_core() -> None:
@@ -265,8 +276,10 @@ def one_core() -> None:
 def fingerprint(cell: Cell, data: dict[str, Any]) -> str:
     """Return what a line stands for: the recipe with every default, wherever its files are."""
     recipe = cell.recipe({**data, "name": "image-folder:"})
-    options = create(recipe.method, recipe.budget, (3, 32, 32)).params.model_dump(mode="json")
-    return digest([recipe.model_dump(mode="json"), options])[:12]
+    written = recipe.model_dump(mode="json", include={"seed", "model", "data", "train"})
+    method = create(recipe.method, recipe.budget, (3, 32, 32))
+    options = method.params.model_dump(mode="json")
+    return digest([written, cell.options["name"], options, cell.weights])[:12]
 
 
 def key(row: dict[str, Any]) -> tuple[str, ...]:
@@ -275,8 +288,6 @@ def key(row: dict[str, Any]) -> tuple[str, ...]:
 
 def train(cell: Cell, data: dict[str, Any], runs: Path) -> dict[str, Any]:
     """Run one cell and return its line."""
-    if cell.teacher:  # finished long ago, as it is the first of its seed
-        run(cell.teacher.recipe(data), out=runs / cell.teacher.folder, until="prune")
     result = run(cell.recipe(data, runs), out=runs / cell.folder, until="prune")
     trained, pruned = result.artifacts["train"], result.artifacts["prune"]
     return {
@@ -339,8 +350,8 @@ def conditions(rows: list[dict[str, Any]], size: str) -> str:
         f"CIFAR-10, size `{size}`: {SIZES[size].said}. Top-1 of the pruned network in % on "
         f"{int(rows[0]['test_images']):,} test images, mean and standard deviation over the "
         f"seeds (their number in brackets); {epochs} in all for every method, fine-tuning "
-        "and rounds included. Made by `python benchmarks/methods.py`, torch "
-        f"{versions()['torch']}."
+        "and rounds included (a teacher's come on top). Made by `python "
+        f"benchmarks/methods.py`, torch {versions()['torch']}."
     )
 
 

@@ -1,11 +1,11 @@
 """Time of a training step of each method against a dense one, or another, side by side.
 
-    python benchmarks/step_time.py
+    python benchmarks/step_time.py [--networks conv2 resnet8]
 
 One thread, batches of 64 random images; baseline and method take turns, as times on a shared
 machine drift, and the ratio of their times counts. The steps are those in the middle of a
 training of 1,000, so that what a method does now and then is in it. Writes its table to
-benchmarks/results/step_time.md.
+benchmarks/results/step_time.md; networks that are not asked for keep the lines they have.
 """
 
 from __future__ import annotations

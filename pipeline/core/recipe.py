@@ -59,9 +59,9 @@ class TrainOptions(Record):
     Attributes:
         channels_last: lay images out with their channels last, which convolutions are
             faster on; a network that calls ``view`` on what follows from them refuses it.
-        norm_batches: batches of training images on which the batch norm statistics of a
-            network are estimated before it is assessed or kept; 0 keeps the running
-            averages of the training.
+        recalibration_batches: batches of training images on which the batch norm
+            statistics of a network are estimated before it is assessed or kept; 0 keeps
+            the running averages of the training.
         teacher: weights of the same network, trained densely, that it learns from beside
             the labels; ``1-train/model.safetensors`` of another run, or any checkpoint.
         teacher_weight: part of the loss that the teacher has.
@@ -84,7 +84,7 @@ class TrainOptions(Record):
     # Networks are assessed as float32: only what keeps their weights in it can be trained.
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     channels_last: bool = False
-    norm_batches: int = Field(default=20, ge=0)
+    recalibration_batches: int = Field(default=20, ge=0)
     teacher: str | None = None
     teacher_weight: float = Field(default=0.5, gt=0, le=1)
     teacher_temperature: float = Field(default=4.0, gt=0)
@@ -198,7 +198,7 @@ def fingerprint(recipe: Recipe) -> str:
 
     A file is known by its path, size and time, a folder by those of every file in it. Of
     the user's code the module that is named counts, and those of its kin that it imports.
-    The target of a budget counts with what it says, as its rates price the weights.
+    The target of a budget counts with the rates that price the weights.
     """
     found: list[Any] = []
     paths = [
@@ -219,7 +219,8 @@ def fingerprint(recipe: Recipe) -> str:
             continue
         found.append([[str(p), (s := p.stat()).st_size, s.st_mtime_ns] for p in files])
     if recipe.budget.target:
-        found.append(Target.load(recipe.budget.target).model_dump(mode="json"))
+        target = Target.load(recipe.budget.target)
+        found.append(target.model_dump(mode="json", include={"calibration", "runtimes"}))
     return digest(found)
 
 

@@ -132,7 +132,8 @@ def tariff(model: nn.Module, shape: tuple[int, ...] | None, budget: Budget) -> T
     whole = free.cost(everything)
     if budget.unit in ("weights", "macs"):
         limit *= whole
-    least = fixed + min((per_weight[n] + per_output[n] for n in weights), default=0.0)
+    # A layer that is never called costs nothing, and is no network.
+    least = fixed + min((p + per_output[n] for n, p in per_weight.items() if p), default=0.0)
     if limit * (1 + 1e-9) < least:
         raise PareError(
             f"budget.{budget.unit} = {budget.limit:g} keeps no weight: with one the network "

@@ -3,6 +3,13 @@
 A method says what it attaches to the model, what it adds to the loss, what it does after a
 step and an epoch, and which weights it keeps in the end. The loop never changes. Several
 rounds, or a fine-tuning after the pruning, are phases of the same loop.
+
+What all methods share and no paper has, so that they can be compared, each Source section
+calls the common deviations: optimizer (SGD with Nesterov momentum, or Adam) and learning-rate
+schedule are the recipe's; the epoch that is kept is the best one once pruned, on a validation
+split of its own; batch norm is recalibrated on the network that is kept
+(``train.recalibration_batches``); and what ranks trained weights keeps every layer connected
+(``budget.connected``). Options turn the last two off.
 """
 
 from __future__ import annotations
@@ -59,8 +66,6 @@ class Method:
     units: ClassVar[frozenset[Unit]] = frozenset({"weights"})
     #: Whether it removes whole channels, so that a budget's multiple can be obeyed.
     whole_channels: ClassVar[bool] = False
-    #: Whether ``after_epoch`` removes weights, so that the loop measures what it costs.
-    prunes_after_epochs: ClassVar[bool] = False
 
     def __init__(
         self, params: Record, budget: Budget, shape: tuple[int, ...] | None = None
@@ -95,12 +100,12 @@ class Method:
         del model, progress
         return None
 
-    def prunes_now(self, model: nn.Module, progress: float) -> bool:
-        """Tell whether ``after_step`` is about to remove weights for good.
+    def prunes_now(self, model: nn.Module, progress: float, *, epoch_ends: bool) -> bool:
+        """Tell whether ``after_step`` or ``after_epoch`` is about to remove weights for good.
 
         The loop then measures what that costs at once.
         """
-        del model, progress
+        del model, progress, epoch_ends
         return False
 
     def after_step(self, model: nn.Module, progress: float) -> None:

@@ -22,7 +22,7 @@ from pipeline.methods._scheduled import Scheduled
 _SHARPER = 4
 _OPEN = math.log(OPEN)
 _TINY = 1e-20
-_HALVINGS = 60  # of a range of 40 in the logarithm: as near as a float64 comes
+_HALVINGS = 40  # of a range of 40 in the logarithm: as near as a float32 comes
 
 
 class ChannelGate(nn.Module):

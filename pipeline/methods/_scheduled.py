@@ -73,8 +73,11 @@ class Scheduled(Method, ABC):
     def is_hard(self, model: nn.Module) -> bool:
         """Tell whether the gates are a mask already."""
 
-    def prunes_now(self, model: nn.Module, progress: float) -> bool:
+    def prunes_now(
+        self, model: nn.Module, progress: float, *, epoch_ends: bool = False
+    ) -> bool:
         """Tell whether the gates are about to become masks."""
+        del epoch_ends
         return progress >= self.soft(self.part(model)) and not self.is_hard(model)
 
     @torch.no_grad()

@@ -104,8 +104,8 @@ class Aslp(Sampling):
         the softmax over two is computed as the sigmoid it equals; evaluation never draws
         (the code selects among random topologies); a logit that is still exactly 0 is not
         kept (the code keeps it); batch norms, which the networks of the paper have not,
-        are not trained; schedule and optimizer are the recipe's (the paper's rate is
-        constant, its momentum not Nesterov's).
+        are not trained; the common ones (``pipeline.methods``), less the guard: the paper's
+        rate is constant, its momentum not Nesterov's.
     """
 
     class Params(Record):

@@ -55,7 +55,8 @@ class Continuous(Method):
         Savarese, Silva & Maire, Winning the Lottery with Continuous Sparsification,
         NeurIPS 2020, arXiv:1912.04427. Deviations: the ticket takes the budget's number of
         weights instead of all with s > 0; every convolution and linear layer has a mask;
-        beta is applied between rounds as the paper says (the public code resets it first).
+        beta is applied between rounds as the paper says (the public code resets it first);
+        the common ones (``pipeline.methods``).
     """
 
     class Params(Record):

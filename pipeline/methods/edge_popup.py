@@ -79,10 +79,10 @@ class EdgePopup(Method):
         Weighted Neural Network?, CVPR 2020, arXiv:1911.13299, and its public code. As
         there: scores from Kaiming uniform (a = sqrt 5), trained at ``train.lr`` with decay;
         no biases, batch norm without scale and shift. Deviations: the best epoch is
-        selected on the validation split (the code selects on the test set); ``scale_fan``
+        not selected on the test set, as the code does; ``scale_fan``
         divides by the fraction kept, as the paper says (the code by the fraction removed);
-        linear layers are scored as they are instead of as 1x1 convolutions; the momentum
-        is the recipe's, Nesterov's.
+        linear layers are scored as they are instead of as 1x1 convolutions; the common ones
+        (``pipeline.methods``), less the guard.
     """
 
     class Params(Record):

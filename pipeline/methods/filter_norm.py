@@ -37,7 +37,9 @@ class FilterNorm(Method):
         2017, arXiv:1608.08710, section 3; the rounding up is what table 1's ResNet-56 needs.
         Deviation: retraining has the recipe's schedule times a factor instead of a constant
         learning rate, and selects its epoch on the validation split, not on the test set.
-        One rate for all layers that follows from the budget is ours.
+        One rate for all layers that follows from the budget is ours, and so are widths in
+        multiples. The common deviations (``pipeline.methods``), less the guard, which it
+        does not need.
     """
 
     class Params(Record):

@@ -22,8 +22,8 @@ class Gradual(Method):
 
     Source:
         Zhu & Gupta, To Prune, or Not to Prune, 2017, arXiv:1710.01878, equation 1.
-        Deviation: one global threshold instead of one sparsity per layer; masks change
-        after epochs instead of every hundred steps.
+        Deviations: one global threshold instead of one sparsity per layer; masks change
+        after epochs instead of every hundred steps; the common ones (``pipeline.methods``).
     """
 
     class Params(Record):
@@ -49,7 +49,6 @@ class Gradual(Method):
     params: Params
     prunes: ClassVar[bool] = True
     units: ClassVar[frozenset[Unit]] = UNITS
-    prunes_after_epochs: ClassVar[bool] = True
 
     def attach(self, model: nn.Module, phase: Phase) -> nn.Module:
         """Hold masks that keep everything at first."""
@@ -66,6 +65,11 @@ class Gradual(Method):
         """
         span = self.params.end - self.params.begin
         return cubic_ramp((progress - self.params.begin) / span, final)
+
+    def prunes_now(self, model: nn.Module, progress: float, *, epoch_ends: bool) -> bool:
+        """Tell that weights leave after each epoch."""
+        del model, progress
+        return epoch_ends
 
     def after_epoch(self, model: nn.Module, progress: float) -> None:
         """Remove the smallest of the weights that are left."""

@@ -76,7 +76,7 @@ class HardConcrete(Method):
         budget (the paper's ``strength c n`` is ``toward = "zero"``; its lambda / N is the
         strength); every gate is of one weight; gates have a rate of their own, as plain SGD
         hardly moves them (the paper's optimizer is Adam); exactly the budget's number is
-        kept, closed gates or not.
+        kept, closed gates or not; the common ones (``pipeline.methods``).
     """
 
     class Params(Record):

@@ -34,8 +34,11 @@ class Lottery(Method):
     Source:
         Frankle & Carbin, The Lottery Ticket Hypothesis, ICLR 2019; rewinding to a later
         step: Frankle et al., Stabilizing the Lottery Ticket Hypothesis, 2019,
-        arXiv:1903.01611. Deviation: the rate follows from the budget and the number of
-        rounds instead of 20 % a round.
+        arXiv:1903.01611. Deviations: the rate follows from the budget and the number of
+        rounds instead of 20 % a round; the epochs of one training are shared by the rounds
+        instead of a whole training each; one threshold for the network by default (the
+        paper prunes its small networks layer by layer, ``scope = "layer"``, and ResNet and
+        VGG globally); the common ones (``pipeline.methods``).
     """
 
     class Params(Record):
@@ -110,6 +113,16 @@ class Lottery(Method):
                 f"method.rewind_steps = {self.params.rewind_steps}, but the first round has "
                 f"{steps} optimizer steps. Lower it, or train longer."
             )
+
+    def after_epoch(self, model: nn.Module, progress: float) -> None:
+        """Refuse a step that the first round, now over, did not have.
+
+        Raises:
+            PareError: names the step and the number of them.
+        """
+        del model
+        if self.params.reset == "rewind" and progress >= 1:
+            self._demand(self._steps)
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Keep what the last pruning keeps, exactly the budget's number."""

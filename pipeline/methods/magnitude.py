@@ -22,9 +22,9 @@ class Magnitude(Method):
 
     Source:
         Han, Pool, Tran & Dally, Learning both Weights and Connections, NeurIPS 2015.
-        Deviation: exactly the budget's number of weights instead of a threshold of so many
+        Deviations: exactly the budget's number of weights instead of a threshold of so many
         standard deviations in each layer; one threshold for all layers, in one shot, unless
-        ``scope`` and ``rounds`` say otherwise.
+        ``scope`` and ``rounds`` say otherwise; the common ones (``pipeline.methods``).
     """
 
     class Params(Record):

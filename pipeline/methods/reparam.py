@@ -30,9 +30,10 @@ class Reparam(Scheduled):
         ICIP 2021, arXiv:2107.03909. Deviations of the scheduled mode: t follows the budget
         on the ramp of Zhu & Gupta 2017 (arXiv:1710.01878) instead of a loss; hard masks
         before the end; LAMP scores (Lee et al., ICLR 2021, arXiv:2010.07611). ``mode =
-        "paper"`` is as published; not stated there and chosen here: the mixing coefficient
-        and its ramp, the scope of t, the rate at which t is learnt, and the global rule by
-        which weights are selected.
+        "paper"`` has the published gate and loss; not stated there and chosen here: the
+        mixing coefficient and its ramp, the scope of t, the rate at which t is learnt, and
+        the global rule by which weights are selected. In both, the common deviations
+        (``pipeline.methods``).
     """
 
     class Params(Options):
@@ -91,7 +92,7 @@ class Reparam(Scheduled):
         """Mask what is not paid for, and let the latent weights be the apparent ones."""
         masks = self.masks(model)
         for name, gate, latent in attached(model, Gate):
-            latent.copy_(gate(latent))
+            latent.mul_(gate.gates(latent))  # exact: deep in the pit it is small, not zero
             gate.mask.copy_(masks[name])
             gate.hard = True
 

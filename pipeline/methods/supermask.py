@@ -77,8 +77,8 @@ class Supermask(Sampling):
         0.1). Deviations: one network is shipped, the thresholded one; the paper's figure,
         the mean accuracy of drawn networks, is reported beside it. Evaluation never draws.
         A logit that is still exactly 0 is not kept. The rescaling is a constant to the
-        gradient. Schedule and optimizer are the recipe's (the paper's rate is constant, its
-        momentum not Nesterov's).
+        gradient. The common deviations (``pipeline.methods``), less the guard: the paper's
+        rate is constant, its momentum not Nesterov's.
     """
 
     class Params(Record):

@@ -126,8 +126,10 @@ def _cost(history: list[dict[str, Any]], report: dict[str, Any]) -> Picture:
 def _events(history: list[dict[str, Any]], final: float | None) -> Picture:
     """Draw what each pruning during training cost at once (Bartoldson 2020)."""
     title = "Instability of each pruning"
-    last = "not known" if final is None else f"{100 * final:.1f} %"
-    after = f"the pruning after training cost {last} (test split)"
+    last = "not known (test split)"
+    if final is not None:
+        last = f"{100 * final:.1f} % (test split, batch norm recalibrated)"
+    after = f"the pruning after training cost {last}"
     events = [
         (e["epoch"], e["instability"]) for e in history if e.get("instability") is not None
     ]

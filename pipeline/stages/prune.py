@@ -13,7 +13,7 @@ from pipeline.graph.surgery import plan_cuts
 from pipeline.graph.trace import trace
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy
-from pipeline.training.norms import pruned
+from pipeline.training.recalibration import pruned_network
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def run(context: Context) -> dict[str, Any]:
     data, masks = context.data, context.masks()
     before = context.trained("train")
     recipe = context.recipe
-    bare = pruned(before, masks, data, recipe.train, recipe.seed).eval()
+    bare = pruned_network(before, masks, data, recipe.train, recipe.seed).eval()
     graph = trace(bare, data.shape)
     liveness = analyse(graph)
     plan = plan_cuts(liveness)

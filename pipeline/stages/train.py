@@ -12,7 +12,7 @@ from pipeline.methods import create
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import Trained, train
-from pipeline.training.norms import pruned
+from pipeline.training.recalibration import pruned_network, recalibrated
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -49,7 +49,12 @@ def run(context: Context) -> dict[str, Any]:
     counted = count(trained.model, data.shape, trained.masks)
     trained_accuracy = accuracy(trained.model, data.test, data)
     pruned_accuracy, reference = _accuracies(trained, trained_accuracy, context)
-    figures = method.figures(trained.attached, lambda net: accuracy(net, data.test, data))
+    figures = method.figures(
+        trained.attached,
+        lambda net: accuracy(
+            recalibrated(net, data, recipe.train, recipe.seed), data.test, data
+        ),
+    )
     return {
         "summary": f"{recipe.method.name}: {len(trained.history)} epochs, best "
         f"{trained.best_epoch}; test {trained_accuracy:.2%}; keeps {counted.kept:,} of "
@@ -86,7 +91,7 @@ def run(context: Context) -> dict[str, Any]:
 def _accuracies(trained: Trained, known: float, context: Context) -> tuple[float, float]:
     """Return top-1 of the pruned network and of the reference, each network run once."""
     recipe, data = context.recipe, context.data
-    bare = pruned(trained.model, trained.masks, data, recipe.train, recipe.seed)
+    bare = pruned_network(trained.model, trained.masks, data, recipe.train, recipe.seed)
     return (
         known if bare is trained.model else accuracy(bare, data.test, data),
         known

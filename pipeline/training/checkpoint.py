@@ -24,8 +24,10 @@ class Epoch(Record):
         pruned_accuracy: of the same network with its masks applied.
         instability: accuracy lost at once to the pruning event before, in or at the end of
             this epoch, ``(before - after) / before`` on the validation split (Bartoldson et
-            al. 2020); nothing where no weight was removed for good.
-        cost: fraction of the weights that the soft gates spend, where a method has them.
+            al. 2020), with the batch norm statistics of before: they are recalibrated only
+            for what is assessed. Nothing in an epoch without such an event.
+        cost: part of the whole network's cost, in the budget's unit, that the soft gates
+            spend, where a method has them.
         lr: at the end of the epoch.
     """
 

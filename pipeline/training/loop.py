@@ -24,7 +24,7 @@ from pipeline.training.batches import batch_count, batches
 from pipeline.training.checkpoint import Best, Checkpoint, Epoch
 from pipeline.training.distillation import Teacher
 from pipeline.training.evaluation import accuracy
-from pipeline.training.norms import pruned, with_own_statistics
+from pipeline.training.recalibration import pruned_network, recalibrated
 from pipeline.training.schedule import optimizer_for, scheduler_for
 
 Progress = Callable[[int, int, str], None]
@@ -190,6 +190,7 @@ class _Loop:
                 wrapped, model, wrapped_optimizer, scheduler, phase, epoch
             )
             after = self._after_epoch(model, (epoch + 1) / phase.epochs)
+            self._demand_numbers(losses[0])  # what the method has to say of them comes first
             events = [event for event in (lost, within, after) if event is not None]
             lr, lost = float(optimizer.param_groups[0]["lr"]), None
             seconds = time.monotonic() - began
@@ -200,12 +201,12 @@ class _Loop:
 
     def _after_epoch(self, model: nn.Module, progress: float) -> float | None:
         """Let the method act after an epoch; return what it cost if it pruned."""
-        prunes = self.method.prunes_after_epochs or self.method.prunes_now(model, progress)
+        prunes = self.method.prunes_now(model, progress, epoch_ends=True)
         return self._measured(self.method.after_epoch, model, progress, prunes=prunes)
 
     def _after_step(self, model: nn.Module, progress: float) -> float | None:
         """Let the method act after a step; return what it cost if it pruned."""
-        prunes = self.method.prunes_now(model, progress)
+        prunes = self.method.prunes_now(model, progress, epoch_ends=False)
         return self._measured(self.method.after_step, model, progress, prunes=prunes)
 
     def _measured(
@@ -233,9 +234,6 @@ class _Loop:
 
         Returns:
             Mean task and budget loss, and what a pruning in between cost at once.
-
-        Raises:
-            PareError: the loss is not a number any more.
         """
         wrapped.train()
         device, steps = self.fabric.device, self._steps
@@ -260,13 +258,20 @@ class _Loop:
             task_sum += task.detach()
             if extra is not None:
                 budget_sum += extra.detach()
-        if not math.isfinite(task_sum.item()):
+        return (task_sum.item() / steps, budget_sum.item() / steps), lost
+
+    def _demand_numbers(self, loss: float) -> None:
+        """Refuse to go on from a loss that is no number.
+
+        Raises:
+            PareError: says what to lower.
+        """
+        if not math.isfinite(loss):
             raise PareError(
                 f"the training diverged in epoch {len(self.history) + 1}: its loss is not a "
                 f"number. Lower train.lr ({self.options.lr:g}), or warm up "
                 "(train.warmup_epochs)."
             )
-        return (task_sum.item() / steps, budget_sum.item() / steps), lost
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this process's share of the next epoch, which draws from its own generator."""
@@ -295,8 +300,8 @@ class _Loop:
         model.eval()  # a method that samples while training has one answer now
         masks = self.method.masks(model)
         of_run = (self.data, self.options, self.seed)
-        trained = with_own_statistics(plain(model), *of_run)
-        bare = pruned(trained, masks, *of_run)
+        trained = recalibrated(plain(model), *of_run)
+        bare = pruned_network(trained, masks, *of_run)
         trained_accuracy = self._accuracy(trained)
         entry = Epoch(
             phase=phase.name,

@@ -1,4 +1,5 @@
 import os
+import re
 import tomllib
 
 import pytest
@@ -292,6 +293,10 @@ def test_the_fingerprint_follows_the_rates_of_a_budgets_target(tmp_path):
     recipe = loaded("budget.weights=1", "budget.latency_ms=1", f"budget.target={own}")
     before = fingerprint(recipe)
     own.write_text(text.replace('name = "Raspberry Pi 4 Model B"', 'name = "Another"'))
+    assert fingerprint(recipe) == before
+    changed = re.sub(r"r_gmac_s = [\d.]+", "r_gmac_s = 1.25", text, count=1)
+    assert changed != text
+    own.write_text(changed)
     assert fingerprint(recipe) != before
 
 

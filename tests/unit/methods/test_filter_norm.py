@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -84,6 +85,24 @@ class TestWhichFilters:
             norms = model.get_submodule(layer).weight.detach().abs().sum((1, 2, 3))
             assert gone(masks)[layer] == norms.argsort()[:4].sort().values.tolist()
         assert gone(masks).keys() == {"0", "2"}  # units of linear layers stay
+
+    @pytest.mark.parametrize("norm", ["l1", "l2"])
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_the_filters_of_a_plain_network_are_those_of_the_definition(
+        self, norm: str, seed: int
+    ) -> None:
+        """Section 3.1: sort the filters of a layer by the norm, prune the m smallest."""
+        model = build("vgg16", {"width": 8}, classes=5, channels=3, size=32, seed=seed)
+        masks = create(
+            Choice(name="filter_norm", rate=0.25, norm=norm), Budget(), (3, 32, 32)
+        ).masks(model)
+        power = 1 if norm == "l1" else 2
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                sums = [float((f.abs() ** power).double().sum()) for f in module.weight]
+                m = math.ceil(len(sums) / 4)
+                smallest = sorted(sorted(range(len(sums)), key=sums.__getitem__)[:m])
+                assert gone(masks)[name] == smallest, name
 
     def test_what_reads_a_filter_leaves_with_it(self) -> None:
         model = network("conv2", hidden=16)

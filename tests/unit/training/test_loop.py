@@ -163,7 +163,7 @@ def test_the_last_of_the_most_accurate_pruned_networks_is_kept(monkeypatch, scor
         after(model, progress),
         states.append({k: v.clone() for k, v in model.state_dict().items()}),
     )
-    result = trained(how, norm_batches=0)
+    result = trained(how, recalibration_batches=0)
     assert result.best_epoch == best
     assert same_weights(result.model.state_dict(), states[best - 1])
     assert not same_weights(states[0], states[1])
@@ -238,7 +238,7 @@ def test_a_lone_last_image_is_left_out_so_that_batch_norm_has_two(count, batch, 
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     how = Count(Count.Params(), Budget())
-    own = options(batch_size=batch, epochs=2, lr=0.1, norm_batches=0)
+    own = options(batch_size=batch, epochs=2, lr=0.1, recalibration_batches=0)
     result = train(net, how, noise(count), own, seed=0)
     assert Count.images == 2 * seen
     assert result.history[-1].lr == pytest.approx(0, abs=1e-9)  # the schedule is used up

@@ -10,7 +10,7 @@ from pipeline.methods import create
 from pipeline.training.batches import batch_count, batches
 from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import train
-from pipeline.training.norms import pruned, with_own_statistics
+from pipeline.training.recalibration import pruned_network, recalibrated
 
 
 def masks(net, keep=1.0):
@@ -21,7 +21,7 @@ def masks(net, keep=1.0):
 
 def test_statistics_are_the_mean_over_the_batches():
     net = conv_net()
-    own = with_own_statistics(net, digits(), options(norm_batches=2), seed=3)
+    own = recalibrated(net, digits(), options(recalibration_batches=2), seed=3)
     first_two = [images for images, _ in batches(digits(), options(), seed=3)][:2]
     outputs = [net[0](images).transpose(0, 1).flatten(1) for images in first_two]
     mean = torch.stack([output.mean(1) for output in outputs]).mean(0)
@@ -34,7 +34,7 @@ def test_statistics_are_the_mean_over_the_batches():
 def test_the_network_is_left_as_it_was():
     net = conv_net().eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    own = with_own_statistics(net, digits(), options(), seed=0)
+    own = recalibrated(net, digits(), options(), seed=0)
     assert not own.training
     assert own[1].momentum == net[1].momentum
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -42,25 +42,27 @@ def test_the_network_is_left_as_it_was():
 
 def test_no_batches_keep_the_averages_of_the_training():
     net = conv_net()
-    assert with_own_statistics(net, digits(), options(norm_batches=0), seed=0) is net
+    assert recalibrated(net, digits(), options(recalibration_batches=0), seed=0) is net
 
 
 def test_it_draws_from_a_generator_of_its_own():
     """Dropout draws from torch's; a resumed training must not notice."""
-    net = nn.Sequential(conv_net(), nn.Dropout(0.5))
+    net = nn.Sequential(nn.Dropout(0.5), conv_net())
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    one = with_own_statistics(net, digits(), options(), seed=0)
+    one = recalibrated(net, digits(), options(), seed=0)
     assert torch.rand(1) == expected
-    other = with_own_statistics(net, digits(), options(), seed=0)
-    assert torch.equal(one[0][1].running_var, other[0][1].running_var)
+    other = recalibrated(net, digits(), options(), seed=0)
+    assert torch.equal(one[1][1].running_var, other[1][1].running_var)
+    calm = recalibrated(net[1], digits(), options(), seed=0)
+    assert not torch.equal(one[1][1].running_var, calm[1].running_var)  # it did draw
 
 
 def test_a_pruned_network_gets_statistics_of_what_is_left():
-    net = with_own_statistics(conv_net(), digits(), options(), seed=0)
-    whole = pruned(net, masks(net), digits(), options(), seed=0)
-    half = pruned(net, masks(net, 0.5), digits(), options(), seed=0)
+    net = recalibrated(conv_net(), digits(), options(), seed=0)
+    whole = pruned_network(net, masks(net), digits(), options(), seed=0)
+    half = pruned_network(net, masks(net, 0.5), digits(), options(), seed=0)
     assert whole is net
     assert half[1].running_var[2:].abs().max() < 1e-8 < net[1].running_var[2:].min()
 
@@ -72,7 +74,7 @@ def test_a_network_that_fits_its_batches_does_not_guess():
     trained = train(conv_net(width=8), dense, data, options(epochs=8, lr=0.1), seed=0).model
     with torch.no_grad():
         trained[0].weight.mul_(0.05)  # as a pruning shrinks what a channel sums up
-    renewed = with_own_statistics(trained, data, options(), seed=0)
+    renewed = recalibrated(trained, data, options(), seed=0)
     assert accuracy(renewed, data.test, data) > accuracy(trained, data.test, data) + 0.1
 
 

@@ -1,4 +1,4 @@
-"""Batch norm statistics of the network that is kept, not of those it came from."""
+"""Batch norm recalibration: statistics of the network that is kept, not of its past."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.training.batches import batches
 from pipeline.training.evaluation import same_weights
 
 
-def with_own_statistics(
+def recalibrated(
     model: nn.Module, data: Dataset, options: TrainOptions, seed: int
 ) -> nn.Module:
     """Return a copy whose batch norms were estimated on its own activations, in float32.
@@ -29,24 +29,26 @@ def with_own_statistics(
     Args:
         model: plain; on any device.
         data: its training split is looked at.
-        options: ``norm_batches`` augmented batches are looked at; 0 returns ``model``.
+        options: of its ``recalibration_batches`` augmented batches; 0 returns ``model``.
         seed: the same batches for the same seed.
 
     Source:
         Li, Wu, Su & Wang, EagleEye: Fast Sub-net Evaluation for Efficient Neural Network
         Pruning, ECCV 2020, arXiv:2007.02491, section 3.3.
     """
-    if not options.norm_batches:
+    if not options.recalibration_batches:
         return model
     own = copy.deepcopy(model)
     images = (images for images, _ in batches(data, options, seed))
     with torch.random.fork_rng():  # dropout draws, and what is trained on must not notice
         torch.manual_seed(seed)
-        update_bn(islice(images, options.norm_batches), own, next(own.parameters()).device)
+        update_bn(
+            islice(images, options.recalibration_batches), own, next(own.parameters()).device
+        )
     return own
 
 
-def pruned(
+def pruned_network(
     model: nn.Module,
     masks: Mapping[str, Tensor],
     data: Dataset,
@@ -60,4 +62,4 @@ def pruned(
     bare = masked(model, masks)
     if same_weights(bare, model):
         return model
-    return with_own_statistics(bare, data, options, seed)
+    return recalibrated(bare, data, options, seed)
