@@ -90,7 +90,8 @@ class ByChannel(Scheduled):
         Norms lie so close together that gates at the border are half open by the dozen:
         a border between those that are paid for and the others would spend too much.
         """
-        norms = self._norms(model)
+        block, means = self._blocks(self._norms(model))
+        norms = means[block]  # what is kept or leaves together has one gate
         n, granted = _SHARPER * self.params.n, part * self.prices(model).whole
         largest = max(float(norms.max()), _TINY)
         low, high = math.log(half_way(n) / (4 * largest)), _OPEN  # all closed, all open
@@ -149,8 +150,8 @@ class ByChannel(Scheduled):
         They are taken block by block, so that widths are the multiples that are asked for.
         """
         multiple, prices = self.budget.multiple, self.prices(model)
-        block = self._grouping.blocks(norms, multiple)
-        firsts = torch.zeros(int(block.max()) + 1, dtype=torch.bool, device=norms.device)
+        block, means = self._blocks(norms)
+        firsts = torch.zeros_like(means, dtype=torch.bool)
         for groups in self._grouping.layers():
             firsts[block[groups[norms[groups].argmax()]]] = True
 
@@ -165,9 +166,13 @@ class ByChannel(Scheduled):
                 f"network's {self.budget.unit}, and the budget grants {part:.2%}. Raise "
                 f"budget.{self.budget.unit}, or choose granularity = 'weight'."
             )
-        mean = torch.zeros_like(firsts, dtype=norms.dtype)
-        mean.scatter_reduce_(0, block, norms, "mean", include_self=False)
-        return largest_within(mean + firsts * norms.max(), fits)[block]
+        return largest_within(means + firsts * norms.max(), fits)[block]
+
+    def _blocks(self, norms: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the block of each group, and the mean norm of each block."""
+        block = self._grouping.blocks(norms, self.budget.multiple)
+        means = norms.new_zeros(int(block.max()) + 1)
+        return block, means.scatter_reduce(0, block, norms, "mean", include_self=False)
 
     def _spread(self, model: nn.Module, values: Tensor) -> dict[str, Tensor]:
         latent = {name: weight for name, _, weight in attached(model, ChannelGate)}

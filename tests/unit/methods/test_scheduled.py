@@ -302,6 +302,15 @@ class TestChannels:
         assert not [width for width in even.values() if width % 4]
         assert sum(even.values()) > 0.8 * sum(odd.values())
 
+    def test_channels_that_leave_together_have_one_gate(self):
+        one = self.channels(Budget(macs=0.5, multiple=4))
+        own = one.attach(resnet(), PHASE)
+        one.widen(own, 0.5)
+        assert one.cost(own) == pytest.approx(0.5, rel=1e-3)
+        gates = {name: gate.gate for name, gate, _ in attached(own, ChannelGate)}
+        rows = gates["blocks.2.conv1.weight"].amax((1, 2, 3))
+        assert sorted(rows.unique(return_counts=True)[1].tolist()) == [4] * (len(rows) // 4)
+
     def test_a_multiple_that_cannot_be_paid_for_is_refused(self):
         with pytest.raises(PareError, match=r"8 channels in each layer costs"):
             self.widths(Budget(macs=0.02, multiple=8))
