@@ -185,7 +185,8 @@ RIVALS = (
     "gradual",
 )
 EVERY = (DENSE, *RATED)
-OTHERS = tuple(label for label in RATED if label not in RIVALS)
+SLOWER = "magnitude + fine-tuning, rate / 5"
+OTHERS = tuple(label for label in RATED if label not in (*RIVALS, SLOWER))
 RATES = (0.05, 0.01, 0.10, 0.02)
 SIZES = {
     "cpu": Size(
@@ -194,10 +195,11 @@ SIZES = {
         cells=(
             *cells("resnet8", 12, RIVALS, RATES, seeds=range(3)),
             *ablation("resnet8", 12, (0.05, 0.01)),
-            *natural("resnet8", 12),
             *cells("resnet8", 12, OTHERS, RATES, seeds=[0]),
+            *natural("resnet8", 12),
             *cells("conv4", 6, RIVALS, (0.05, 0.01), seeds=[0]),
             *cells("resnet8", 12, OTHERS, RATES, seeds=[1, 2]),
+            *cells("resnet8", 12, [SLOWER], RATES, seeds=[0]),
         ),
         data={"per_class": 1000, "validation_fraction": 0.1},
     ),

@@ -21,6 +21,7 @@ from pipeline.methods._scheduled import Scheduled
 #: Norms of channels lie much closer together than weights: the edge is as much sharper.
 _SHARPER = 4
 _OPEN = math.log(OPEN)
+_SOFT = 0.6
 _TINY = 1e-20
 _HALVINGS = 40  # of a range of 40 in the logarithm: as near as a float32 comes
 
@@ -83,6 +84,21 @@ class ByChannel(Scheduled):
         """Tell whether the gates are zeros and ones already."""
         del model
         return self._hard
+
+    def soft(self, final: float) -> float:
+        """Return the fraction of the training after which the gates are a mask.
+
+        Earlier than for weights: batch norm scales a channel up again that its gate makes
+        small, so that a soft network leans on channels it is going to lose, and a mask
+        costs as much later as it does sooner.
+        """
+        del final
+        return _SOFT if self.params.soft is None else self.params.soft
+
+    def end(self, final: float) -> float:
+        """Return the fraction of that time at which the budget is reached."""
+        del final
+        return 1.0 if self.params.end is None else self.params.end
 
     def widen(self, model: nn.Module, part: float) -> None:
         """Put the half-way point where the gates spend just what is granted.

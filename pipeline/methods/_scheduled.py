@@ -29,7 +29,7 @@ class Options(Record):
     n: int = Field(default=4, ge=2, multiple_of=2)
     granularity: Literal["weight", "channel"] = "weight"
     soft: float | None = Field(default=None, gt=0, le=1)
-    end: float = Field(default=2 / 3, gt=0, le=1)
+    end: float | None = Field(default=None, gt=0, le=1)
     scale_free: bool = True
     mixing: float = Field(default=1.0, ge=0)
     ramp: float = Field(default=0.0, ge=0, le=1)
@@ -109,6 +109,18 @@ class Scheduled(Method, ABC):
             return self.params.soft
         return min(0.9, max(0.5, 0.5 + 0.4 * math.log(final / 0.01, 5)))
 
+    def end(self, final: float) -> float:
+        """Return the fraction of the soft time at which the budget is reached.
+
+        >>> from pipeline.methods.reparam import Reparam
+        >>> method = Reparam(Options(), Budget())
+        >>> [round(method.end(part), 2) for part in (1.0, 0.1, 0.07, 0.05, 0.01)]
+        [0.9, 0.9, 0.78, 0.67, 0.67]
+        """
+        if self.params.end is not None:
+            return self.params.end
+        return min(0.9, max(2 / 3, 2 / 3 + 0.7 / 3 * math.log2(final / 0.05)))
+
     def left(self, progress: float, final: float) -> float:
         """Return the part of the network that the cubic ramp leaves (Zhu & Gupta 2017).
 
@@ -117,7 +129,7 @@ class Scheduled(Method, ABC):
         >>> [round(method.left(p, 0.1), 3) for p in (0.0, 0.25, 0.5, 0.75)]
         [1.0, 0.213, 0.1, 0.1]
         """
-        return cubic_ramp(progress / (self.params.end * self.soft(final)), final)
+        return cubic_ramp(progress / (self.end(final) * self.soft(final)), final)
 
     def state(self) -> dict[str, Tensor]:
         """Return when the gates last moved."""

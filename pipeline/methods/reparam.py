@@ -46,9 +46,11 @@ class Reparam(Scheduled):
             granularity: scheduled: prune single weights, or whole channels together with all
                 that is tied to them.
             soft: scheduled: fraction of the training after which the gates are a mask; by
-                default 0.9 where a twentieth of the network is kept and 0.5 for a hundredth,
-                as the fewer weights are left, the longer they need alone.
-            end: scheduled: fraction of that time at which the budget is reached.
+                default 0.9 where a twentieth of the weights is kept and 0.5 for a hundredth,
+                as the fewer are left, the longer they need alone; 0.6 for channels.
+            end: scheduled: fraction of that time at which the budget is reached; by default
+                0.9 where a tenth of the weights or more is kept and two thirds for a
+                twentieth or less, for the same reason; all of it for channels.
             scale_free: scheduled: compare what no scale of a layer changes (LAMP scores of
                 weights, norms of channels relative to their layer's); without, magnitudes.
             mixing: paper: coefficient lambda of the budget loss.
