@@ -37,12 +37,17 @@ OPTIONS = {
     "continuous": ("method.rounds=1",),
     "filter_norm": ("budget.weights=0.5",),
 }
-#: Methods that are several, by the name of the case.
+#: Methods that are several, by the name of the case; the recipe's own options are dropped.
 MODES = {
-    "reparam, paper": ("reparam", ("method.mode=paper",)),
+    "reparam": ("reparam", ("method={name='reparam'}",)),
+    "reparam, paper": ("reparam", ("method={name='reparam', mode='paper'}",)),
     "reparam, channels": (
         "reparam",
-        ("method.granularity=channel", "budget.weights=1", "budget.macs=0.5"),
+        (
+            "method={name='reparam', granularity='channel'}",
+            "budget.weights=1",
+            "budget.macs=0.5",
+        ),
     ),
 }
 KNOWN = {name: (name, OPTIONS.get(name, ())) for name in sorted(METHODS.plugins())} | MODES

@@ -99,7 +99,9 @@ class TestWhichFilters:
         power = 1 if norm == "l1" else 2
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
-                sums = [float((f.abs() ** power).double().sum()) for f in module.weight]
+                sums = [
+                    float((f.double().abs() ** power).sum()) for f in module.weight.detach()
+                ]
                 m = math.ceil(len(sums) / 4)
                 smallest = sorted(sorted(range(len(sums)), key=sums.__getitem__)[:m])
                 assert gone(masks)[name] == smallest, name
