@@ -14,6 +14,15 @@ Unit = Literal["weights", "macs", "bytes", "latency_ms"]
 UNITS: frozenset[Unit] = frozenset({"weights", "macs", "bytes", "latency_ms"})
 
 
+def whole_part(fraction: float, total: int) -> int:
+    """Return the largest whole number under a fraction of ``total``, floats forgiven.
+
+    >>> whole_part(0.29, 100), int(0.29 * 100)
+    (29, 28)
+    """
+    return math.floor(fraction * total * (1 + 1e-15))  # a few units in the last place
+
+
 class Budget(Record):
     """The part of the network that may be kept, in one unit.
 
@@ -76,7 +85,7 @@ class Budget(Record):
     def kept(self, total: int) -> int:
         """Return how many of ``total`` weights a budget of weights pays for.
 
-        The tiny term keeps decimal fractions whole: a tenth of 30 is 3, not 2.
+        What the rounding of floats takes is given back: 0.29 of 100 is 29, not 28.
 
         Raises:
             PareError: the budget pays for no weight at all, or there is none to pay for.
@@ -86,7 +95,7 @@ class Budget(Record):
                 "the network has no weights of convolutions or linear layers to prune. "
                 "Choose another model."
             )
-        count = math.floor(self.weights * total + 1e-9)
+        count = whole_part(self.weights, total)
         if count < 1:
             raise PareError(
                 f"budget.weights = {self.weights} of {total} weights keeps none. "

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pipeline.core.budget import Budget, Unit
+from pipeline.core.budget import Budget, Unit, whole_part
 from pipeline.core.errors import PareError
 from pipeline.core.plugins import METHODS
 from pipeline.core.recipe import Choice
@@ -120,7 +119,7 @@ class Method:
 
     def at_least(self, model: nn.Module, part: float) -> int:
         """Return how many weights a part of the network is, no fewer than the budget's."""
-        return max(self.kept(model), math.floor(part * prunable_count(model) + 1e-9))
+        return max(self.kept(model), whole_part(part, prunable_count(model)))
 
     def largest(self, model: nn.Module) -> dict[str, Tensor]:
         """Return masks of the weights of largest magnitude, exactly the budget's number."""

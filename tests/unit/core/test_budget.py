@@ -22,6 +22,8 @@ def test_a_decimal_fraction_does_not_lose_a_weight_to_rounding():
     assert Budget(weights=0.1).kept(30) == 3
     assert Budget(weights=0.29).kept(100) == 29  # 0.29 * 100 is 28.999999999999996
     assert int(0.29 * 100) == 28  # the twin: what plain truncation would keep
+    assert Budget(weights=0.282).kept(100_000_000) == 28_200_000
+    assert int(0.282 * 100_000_000 + 1e-9) == 28_199_999  # the twin: a tiny term is too tiny
 
 
 def test_all_is_all():
