@@ -85,20 +85,20 @@ class ByChannel(Scheduled):
         del model
         return self._hard
 
-    def soft(self, final: float) -> float:
-        """Return the fraction of the training after which the gates are a mask.
+    def default_soft(self, final: float) -> float:
+        """Return a fraction of the training that does not depend on the budget.
 
         Earlier than for weights: batch norm scales a channel up again that its gate makes
         small, so that a soft network leans on channels it is going to lose, and a mask
         costs as much later as it does sooner.
         """
         del final
-        return _SOFT if self.params.soft is None else self.params.soft
+        return _SOFT
 
-    def end(self, final: float) -> float:
-        """Return the fraction of that time at which the budget is reached."""
+    def default_end(self, final: float) -> float:
+        """Return all of that time."""
         del final
-        return 1.0 if self.params.end is None else self.params.end
+        return 1.0
 
     def widen(self, model: nn.Module, part: float) -> None:
         """Put the half-way point where the gates spend just what is granted.

@@ -105,8 +105,10 @@ class Scheduled(Method, ABC):
         >>> [round(method.soft(part), 2) for part in (1.0, 0.05, 0.02, 0.01, 0.001)]
         [0.9, 0.9, 0.67, 0.5, 0.5]
         """
-        if self.params.soft is not None:
-            return self.params.soft
+        return self.default_soft(final) if self.params.soft is None else self.params.soft
+
+    def default_soft(self, final: float) -> float:
+        """Return that fraction where no option says it: the less is left, the smaller."""
         return min(0.9, max(0.5, 0.5 + 0.4 * math.log(final / 0.01, 5)))
 
     def end(self, final: float) -> float:
@@ -117,8 +119,10 @@ class Scheduled(Method, ABC):
         >>> [round(method.end(part), 2) for part in (1.0, 0.1, 0.07, 0.05, 0.01)]
         [0.9, 0.9, 0.78, 0.67, 0.67]
         """
-        if self.params.end is not None:
-            return self.params.end
+        return self.default_end(final) if self.params.end is None else self.params.end
+
+    def default_end(self, final: float) -> float:
+        """Return that fraction where no option says it: the less is left, the smaller."""
         return min(0.9, max(2 / 3, 2 / 3 + 0.7 / 3 * math.log2(final / 0.05)))
 
     def left(self, progress: float, final: float) -> float:

@@ -189,7 +189,8 @@ class _Loop:
             losses, within = self._train_epoch(
                 wrapped, model, wrapped_optimizer, scheduler, phase, epoch
             )
-            after = self._after_epoch(model, (epoch + 1) / phase.epochs)
+            done = (epoch + 1) / phase.epochs
+            after = self._measured(self.method.after_epoch, model, done, epoch_ends=True)
             self._demand_numbers(losses[0])  # what the method has to say of them comes first
             events = [event for event in (lost, within, after) if event is not None]
             lr, lost = float(optimizer.param_groups[0]["lr"]), None
@@ -199,24 +200,16 @@ class _Loop:
                 self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
             self._report()
 
-    def _after_epoch(self, model: nn.Module, progress: float) -> float | None:
-        """Let the method act after an epoch; return what it cost if it pruned."""
-        prunes = self.method.prunes_now(model, progress, epoch_ends=True)
-        return self._measured(self.method.after_epoch, model, progress, prunes=prunes)
-
-    def _after_step(self, model: nn.Module, progress: float) -> float | None:
-        """Let the method act after a step; return what it cost if it pruned."""
-        prunes = self.method.prunes_now(model, progress, epoch_ends=False)
-        return self._measured(self.method.after_step, model, progress, prunes=prunes)
-
     def _measured(
         self,
         act: Callable[[nn.Module, float], None],
         model: nn.Module,
         progress: float,
         *,
-        prunes: bool,
+        epoch_ends: bool,
     ) -> float | None:
+        """Let the method act; return what it cost at once if it pruned."""
+        prunes = self.method.prunes_now(model, progress, epoch_ends=epoch_ends)
         before = self._accuracy(model) if prunes else 0.0
         act(model, progress)
         return self._lost(before, model) if prunes else None
@@ -253,7 +246,7 @@ class _Loop:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
-            event = self._after_step(model, progress)
+            event = self._measured(self.method.after_step, model, progress, epoch_ends=False)
             lost = event if lost is None else lost
             task_sum += task.detach()
             if extra is not None:
