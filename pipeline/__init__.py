@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.core.recipe import Recipe
     from pipeline.stages import run
+    from pipeline.stages.standalone import compact_checkpoint
 
-__all__ = ["Recipe", "run"]
+__all__ = ["Recipe", "compact_checkpoint", "run"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the two public names when they are asked for, so that nothing loads early."""
+    """Import a public name when it is asked for, so that nothing loads early."""
     if name == "Recipe":
         from pipeline.core.recipe import Recipe
 
         return Recipe
+    if name == "compact_checkpoint":
+        from pipeline.stages.standalone import compact_checkpoint
+
+        return compact_checkpoint
     if name == "run":
         from pipeline.stages import run
 

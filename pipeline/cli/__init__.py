@@ -16,7 +16,6 @@ import click
 _STAGES = {
     "train": "Train the recipe's network with its method, under its budget.",
     "prune": "Apply the masks and name every dead channel with its reason.",
-    "compact": "Cut dead channels out and prove that the outputs are equal.",
     "quantize": "Plan the files' number formats and draw the calibration images.",
     "export": "Write ONNX and TFLite files and check each against PyTorch.",
     "profile": "Time each file, predict it for each target, and judge.",
@@ -113,6 +112,57 @@ def _stage_command(name: str, text: str) -> click.Command:
 
 for _name, _text in _STAGES.items():
     main.add_command(_stage_command(_name, _text))
+
+
+def _shape(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> tuple[int, int, int] | None:
+    """Read the shape of an image, such as 3x224x224."""
+    if value is None:
+        return None
+    sizes = value.lower().split("x")
+    if len(sizes) != 3 or not all(part.isdecimal() and int(part) for part in sizes):
+        raise click.BadParameter(f"{value!r}: write CHANNELSxHEIGHTxWIDTH, as in 3x224x224.")
+    channels, height, width = map(int, sizes)
+    return channels, height, width
+
+
+@main.command()
+@click.argument("source", metavar="[RUN_OR_RECIPE | CHECKPOINT]", default="quickstart")
+@click.option(
+    "--model",
+    metavar="NAME",
+    help="Network of CHECKPOINT: a listed model, torchvision:NAME, package.module:factory.",
+)
+@click.option(
+    "--input", "shape", metavar="CxHxW", callback=_shape, help="Its images, as in 3x224x224."
+)
+@click.option("--zeros", is_flag=True, help="The zeros in its weights are the pruning.")
+@click.option(
+    "--masks",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Tensors of 0 and 1 by parameter name, multiplied in.",
+)
+@_run_options
+def compact(source: str, **options: Any) -> None:
+    """Cut dead channels out and prove that the outputs are equal.
+
+    RUN_OR_RECIPE is the folder of a run, a recipe that ships, or a TOML file. Stages before
+    this one run first where they are not finished.
+
+    CHECKPOINT (.safetensors, .pt, .pth) is a network that any tool pruned; it needs --model,
+    --input, --out, and --zeros or --masks unless torch.nn.utils.prune left its masks in it.
+    Here --set gives the model's own options, such as width=16, and --fresh writes over
+    earlier files.
+    """
+    own = {name: options.pop(name) for name in ("model", "shape", "zeros", "masks")}
+    if any(own.values()) or Path(source).suffix in (".safetensors", ".pt", ".pth"):
+        from pipeline.cli.compacting import execute
+
+        execute(source, **own, **options)
+    else:
+        _execute(source, until="compact", **options)
 
 
 def _execute(

@@ -68,7 +68,7 @@ def _first_cut(bare: fx.GraphModule, masks: Mapping[str, Tensor]) -> tuple[str, 
     for call, rule in liveness.calls:
         name = f"{call.node.target}.weight"
         if name in masks and rule is not OPAQUE and not liveness.states[call.node].live.any():
-            everything = torch.ones_like(liveness.states[call.node].live)
+            everything = torch.ones(masks[name].shape[0], dtype=torch.bool)
             live = liveness.states[call.inputs[0]].live
             return name, joined(everything, live, call.module).expand_as(masks[name])
     return None

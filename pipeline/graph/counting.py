@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.graph.surgery import CutPlan
+from pipeline.graph.surgery import CutPlan, LayerCut
 
 PRUNABLE = (nn.Conv2d, nn.Linear)
 
@@ -69,13 +70,26 @@ def predict(before: Count, plan: CutPlan) -> dict[str, int]:
     found = {}
     for layer in before.layers:
         cut = plan.layers.get(layer.name)
-        weights = layer.weights
-        if cut is not None and layer.groups == 1:
-            weights = weights // cut.inputs_before * len(cut.kept_inputs)
-        if cut is not None:
-            weights = weights // cut.outputs_before * len(cut.kept_outputs)
-        found[layer.name] = weights
+        found[layer.name] = layer.weights if cut is None else _left(layer, cut)
     return found
+
+
+def _left(layer: LayerCount, cut: LayerCut) -> int:
+    """Return the weights between kept inputs and outputs of the same group."""
+    outputs, inputs = (
+        Counter(index // (width // layer.groups) for index in kept)
+        for kept, width in (
+            (cut.kept_outputs, cut.outputs_before),
+            (cut.kept_inputs, cut.inputs_before),
+        )
+    )
+    kernels = (
+        layer.groups
+        * (cut.outputs_before // layer.groups)
+        * (cut.inputs_before // layer.groups)
+    )
+    joined = sum(outputs[part] * inputs[part] for part in range(layer.groups))
+    return layer.weights // kernels * joined
 
 
 def demand_predicted(before: Count, after: Count, plan: CutPlan) -> None:

@@ -47,6 +47,11 @@ class Equivalence(Record):
         """True where every comparison holds."""
         return bool(self.comparisons) and all(c.holds for c in self.comparisons)
 
+    @property
+    def worst(self) -> float:
+        """The largest difference as a fraction of the largest output."""
+        return max(c.difference / (c.scale or 1.0) for c in self.comparisons)
+
     def demand(self) -> None:
         """Refuse a compaction that changed the outputs.
 
@@ -68,11 +73,21 @@ def compare(before: nn.Module, after: nn.Module, images: Tensor, what: str) -> C
     """Compare the outputs of two networks on ``images`` ``[n, c, h, w]``.
 
     Networks of several outputs are compared in all of them. One whose outputs are all zero
-    is compared with a scale of one; outputs of another shape differ infinitely.
+    is compared with a scale of one; outputs of another shape, or that are not finite, differ
+    infinitely.
+
+    Raises:
+        PareError: the first network's own outputs are not finite.
     """
     expected, found = outputs(before, images), outputs(after, images)
+    if not _are_finite(expected):
+        raise PareError(
+            f"the masked network's outputs are not finite on {what}, so that nothing can be "
+            "compared with them. Check its weights and its batch norms' statistics."
+        )
     scale = max(float(one.abs().max()) for one in expected)
     same = [one.shape for one in expected] == [one.shape for one in found]
+    same = same and _are_finite(found)
     difference = sys.float_info.max
     if same:
         difference = max(
@@ -86,6 +101,10 @@ def compare(before: nn.Module, after: nn.Module, images: Tensor, what: str) -> C
         scale=scale,
         limit=TOLERANCE[images.dtype] * (scale or 1.0),
     )
+
+
+def _are_finite(tensors: list[Tensor]) -> bool:
+    return all(bool(torch.isfinite(one).all()) for one in tensors)
 
 
 def prove(
@@ -104,27 +123,52 @@ def prove(
         images: real images, float32 ``[n, c, h, w]``.
         seed: of the noise.
     """
+    named = [("real images", images), *_noises(before, tuple(images.shape), seed)]
+    return _compared(before, after, plan, named)
+
+
+def prove_on_noise(
+    before: nn.Module, after: nn.Module, plan: CutPlan, shape: tuple[int, ...], seed: int = 0
+) -> Equivalence:
+    """Compare as ``prove`` does where there are no images: on noise alone.
+
+    Args:
+        before: the masked network.
+        after: the compacted one.
+        plan: what led from one to the other.
+        shape: of one input image, ``(c, h, w)``.
+        seed: of the noise.
+    """
+    return _compared(before, after, plan, _noises(before, (8, *shape), seed))
+
+
+def _compared(
+    before: nn.Module, after: nn.Module, plan: CutPlan, inputs: list[tuple[str, Tensor]]
+) -> Equivalence:
+    """Compare on each of the named inputs, in float32 and in float64."""
     wide_before = copy.deepcopy(before).double()
-    wide_after = perform(trace(wide_before, tuple(images.shape[1:])), plan)
-    noise = _noise(tuple(images.shape), seed)
-    larger = _noise(
-        (2, images.shape[1], images.shape[2] * 3 // 2, images.shape[3] * 2), seed + 1
-    )
-    found = [
-        compare(before, after, images, "real images"),
-        compare(before, after, noise, "noise"),
-        compare(wide_before, wide_after, images.double(), "real images"),
-        compare(wide_before, wide_after, noise.double(), "noise"),
-    ]
-    if _accepts(before, larger, len(outputs(before, images[:1])[0])):
-        found.append(compare(before, after, larger, "noise at another size"))
-        found.append(
-            compare(wide_before, wide_after, larger.double(), "noise at another size")
-        )
+    wide_after = perform(trace(wide_before, tuple(inputs[0][1].shape[1:])), plan)
+    found = []
+    for what, images in inputs:
+        found.append(compare(before, after, images, what))
+        found.append(compare(wide_before, wide_after, images.double(), what))
     return Equivalence(comparisons=found)
 
 
-def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
+def _noises(model: nn.Module, shape: tuple[int, ...], seed: int) -> list[tuple[str, Tensor]]:
+    """Return noise ``[n, c, h, w]`` of a shape, and of another size if a network takes it."""
+    _, channels, height, width = shape
+    same = noise(shape, seed)
+    larger = noise((2, channels, height * 3 // 2, width * 2), seed + 1)
+    per_image = len(outputs(model, same[:1])[0])
+    named = [("noise", same)]
+    if _accepts(model, larger, per_image):
+        named.append(("noise at another size", larger))
+    return named
+
+
+def noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Return normal noise, float32, always the same for a shape and a seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from pipeline.graph.channels import analyse, couple
-from pipeline.graph.rules import OPAQUE, Call, Rule
-from pipeline.graph.rules.conv import Depthwise
+from pipeline.graph.channels import Liveness, analyse, couple
+from pipeline.graph.rules import Call, Rule, line
+from pipeline.graph.rules.weighted import Depthwise, Kernel, kernels, layer_of, widths
 from pipeline.graph.trace import trace
 
 
@@ -62,17 +62,18 @@ def channel_groups(model: nn.Module, shape: tuple[int, ...]) -> list[ChannelGrou
     """
     liveness = analyse(trace(model, shape))
     numbers, slots = couple(liveness)
-    pinned = slots.pinned_groups()
+    pinned = slots.pinned_groups() | _of_grouped_convolutions(liveness, numbers)
     found: dict[int, _Found] = {}
     for call, rule in liveness.calls:
         if not _has_filters(call, rule):
             continue
         name = f"{call.node.target}.weight"
-        for row, number in enumerate(numbers[call.node].tolist()):
+        into, out = widths(layer_of(call))
+        for row, number in enumerate(line(numbers[call.node], out).tolist()):
             found.setdefault(number, _Found()).writes.setdefault(name, []).append(row)
         if isinstance(rule, Depthwise):
             continue
-        for column, number in enumerate(numbers[call.inputs[0]].tolist()):
+        for column, number in enumerate(line(numbers[call.inputs[0]], into).tolist()):
             found.setdefault(number, _Found()).reads.setdefault(name, []).append(column)
     return [
         group.frozen()
@@ -206,9 +207,23 @@ class Grouping:
         return [rows for rows in self.rows.values() if bool((rows < self.count).all())]
 
 
+def _of_grouped_convolutions(
+    liveness: Liveness, numbers: Mapping[fx.Node, Tensor]
+) -> set[int]:
+    """Return what convolutions in several groups read and make: no channel leaves alone."""
+    return {
+        number
+        for call, rule in liveness.calls
+        if _has_filters(call, rule) and not isinstance(rule, Depthwise)
+        if kernels(layer_of(call)).shape[0] > 1
+        for node in (call.node, call.inputs[0])
+        for number in numbers[node].flatten().tolist()
+    }
+
+
 def _has_filters(call: Call, rule: Rule) -> bool:
     """Tell whether a call computes its channels from a weight that a budget counts."""
-    return rule is not OPAQUE and isinstance(call.module, nn.Conv2d | nn.Linear)
+    return isinstance(rule, Kernel) and isinstance(call.module, nn.Conv2d | nn.Linear)
 
 
 def _as_tensors(indices: Mapping[str, list[int]]) -> dict[str, Tensor]:

@@ -4,7 +4,9 @@ A group of coupled channels leaves if every one of its channels is constant or n
 The constants of what left are folded into the bias of each reader (or into the running mean
 of the batch norm behind a convolution without bias). A bias would be wrong on the border of
 a zero-padded convolution: there ONE constant channel stays as the *carrier*, with the kernel
-``W_k + sum_i (c_i / c_k) W_i``, which is exact at every resolution.
+``W_k + sum_i (c_i / c_k) W_i``, which is exact at every resolution. A whole branch that is
+constant leaves the sum or product that it met; its constant stays as a parameter, or goes
+into the bias of the other side.
 """
 
 from __future__ import annotations
@@ -17,10 +19,21 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.core.record import Record
+from pipeline.graph.branches import Branch, cut_branches, dead_branches
 from pipeline.graph.channels import Liveness, analyse, couple
-from pipeline.graph.rules import OPAQUE, Call, Cut, calls
-from pipeline.graph.rules.conv import is_zero_padded
+from pipeline.graph.rules import OPAQUE, Call, Channels, Cut, Rule, calls, free_axis, line
+from pipeline.graph.rules import Kept as Left
+from pipeline.graph.rules.movement import Sized
 from pipeline.graph.rules.norm import BatchNorm
+from pipeline.graph.rules.weighted import (
+    Depthwise,
+    Kernel,
+    layer_of,
+    output_axis,
+    shift,
+    varies,
+    widths,
+)
 from pipeline.graph.trace import trace
 
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -66,12 +79,27 @@ class Kept(Record):
     why: str
 
 
+class Stay(Record):
+    """Indices that stay along an axis of a value."""
+
+    axis: int
+    kept: list[int]
+
+
+class CallCut(Record):
+    """What stays of the inputs of a call and of its result; None where nothing leaves."""
+
+    inputs: list[Stay | None]
+    output: Stay | None
+
+
 class CutPlan(Record):
     """Everything compaction will do, before it does any of it."""
 
+    branches: list[Branch]
     layers: dict[str, LayerCut]
     folds: dict[str, Fold]
-    calls: dict[str, tuple[list[list[int]], list[int]]]
+    calls: dict[str, CallCut]
     removed: list[Removed]
     kept: list[Kept]
 
@@ -83,9 +111,17 @@ class CutPlan(Record):
 
 @dataclass(frozen=True)
 class _Decision:
-    """Groups that leave, and the carrier of each padded reader that needs one."""
+    """What leaves.
 
-    leaving: frozenset[int]
+    Attributes:
+        stays: per value, of its state's shape, true where the channel stays.
+        dropped: values that leave as a whole, with the calls that make them.
+        carriers: of each reader that needs one, the index of its input.
+        why_kept: by group.
+    """
+
+    stays: dict[fx.Node, Tensor]
+    dropped: set[fx.Node]
     carriers: dict[fx.Node, int]
     why_kept: dict[int, str]
 
@@ -101,7 +137,7 @@ def compact(model: nn.Module, shape: tuple[int, ...]) -> tuple[fx.GraphModule, C
         PareError: the network cannot be traced.
     """
     graph = trace(model, shape)
-    plan = plan_cuts(analyse(graph))
+    plan = plan_cuts(graph)
     return perform(graph, plan), plan
 
 
@@ -118,31 +154,46 @@ def rebuild(model: nn.Module, shape: tuple[int, ...], plan: CutPlan) -> fx.Graph
 def perform(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
     """Carry a plan out on a copy of the graph, and flush what fell below the normal range."""
     graph = copy.deepcopy(graph)
+    cut_branches(graph, plan.branches)
     for layer, fold in plan.folds.items():
         _fold(graph, layer, fold)
     for call, rule in calls(graph):
-        if call.node.name in plan.calls:
-            inputs, output = plan.calls[call.node.name]
-            rule.cut(call, Cut(tuple(_index(part) for part in inputs), _index(output)))
+        if (cut := plan.calls.get(call.node.name)) is not None:
+            rule.cut(call, Cut(tuple(map(_left, cut.inputs)), _left(cut.output)))
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
     graph.recompile()
     flush_subnormals(graph)
     return graph
 
 
-def plan_cuts(liveness: Liveness) -> CutPlan:
-    """Decide which channels leave, where their constants go, and why each left or stayed."""
+@torch.no_grad()
+def plan_cuts(
+    graph: fx.GraphModule, observed: Mapping[str, Channels] | None = None
+) -> CutPlan:
+    """Decide which channels leave, where their constants go, and why each left or stayed.
+
+    Args:
+        graph: from ``trace``; it is not changed.
+        observed: channels that were seen to be constant on data, by node name.
+    """
+    first = liveness = analyse(graph, observed=observed)
+    branches: list[Branch] = []
+    while found := dead_branches(liveness):
+        # In float64, lest what is folded further on is a constant rounded on its way.
+        graph = copy.deepcopy(graph).double()
+        cut_branches(graph, found)
+        liveness = analyse(graph, observed=observed)
+        branches += found
     groups, slots = couple(liveness)
     decision = _decide(liveness, groups, slots.pinned_groups())
-    stays = {
-        node: ~torch.isin(numbers, torch.tensor(sorted(decision.leaving), dtype=torch.int64))
-        for node, numbers in groups.items()
-    }
     return CutPlan(
-        layers=_layer_cuts(liveness, stays),
-        folds=_folds(liveness, stays, decision.carriers),
-        calls=_call_cuts(liveness, stays),
-        removed=_removed(liveness, stays),
-        kept=_kept(liveness, groups, stays, decision),
+        branches=branches,
+        layers=_layer_cuts(first, liveness, decision),
+        folds=_folds(liveness, decision),
+        calls=_call_cuts(liveness, decision),
+        removed=_removed(first, liveness, decision),
+        kept=_kept(liveness, groups, decision),
     )
 
 
@@ -156,71 +207,113 @@ def flush_subnormals(model: nn.Module) -> None:
 def _decide(
     liveness: Liveness, groups: Mapping[fx.Node, Tensor], pinned: set[int]
 ) -> _Decision:
-    """Choose the leaving groups: all removable ones, less carriers and last channels."""
-    stay = set(pinned)
-    everything: set[int] = set()
+    """Choose the leaving groups: all removable ones, less those that something relies on."""
+    count = 1 + max((int(numbers.max()) for numbers in groups.values()), default=-1)
+    leaving = torch.ones(count, dtype=torch.bool)
+    leaving[torch.tensor(sorted(pinned), dtype=torch.int64)] = False
     for node, numbers in groups.items():
         removable = ~liveness.states[node].live | ~liveness.needed[node]
-        stay.update(numbers[~removable].tolist())
-        everything.update(numbers.tolist())
-    leaving = everything - stay
+        leaving[numbers[~removable]] = False
     why_kept: dict[int, str] = {}
-    carriers: dict[fx.Node, int] = {}
     while True:
-        carriers, rescued = _carriers(liveness, groups, leaving)
-        reason = "carries the constants into a zero-padded convolution"
-        if rescued is None:
-            rescued = _emptied(liveness, groups, leaving)
-            reason = "the layer would be empty without it"
-        if rescued is None:
-            return _Decision(frozenset(leaving), carriers, why_kept)
-        leaving.discard(rescued)
-        why_kept[rescued] = reason
+        dropped, rescued = _emptied(liveness, groups, leaving)
+        carriers: dict[fx.Node, int] = {}
+        for call, rule in liveness.calls:
+            if isinstance(rule, Kernel) and call.node not in dropped:
+                found, carrier = _relied_on(liveness, groups, leaving, call, rule)
+                rescued |= found
+                if carrier is not None:
+                    carriers[call.node] = carrier
+        if not rescued:
+            stays = {node: ~leaving[numbers] for node, numbers in groups.items()}
+            return _Decision(stays, dropped, carriers, why_kept)
+        leaving[torch.tensor(list(rescued))] = False
+        why_kept |= rescued
 
 
 def _emptied(
-    liveness: Liveness, groups: Mapping[fx.Node, Tensor], leaving: set[int]
-) -> int | None:
-    """Return a group to keep in a value that would lose its last channel, if there is one."""
-    for call, _ in liveness.calls:
-        numbers = groups[call.node].tolist()
-        if numbers and all(number in leaving for number in numbers):
-            return int(numbers[0])
-    return None
-
-
-def _carriers(
-    liveness: Liveness, groups: Mapping[fx.Node, Tensor], leaving: set[int]
-) -> tuple[dict[fx.Node, int], int | None]:
-    """Find a carrier for each padded reader of constants.
+    liveness: Liveness, groups: Mapping[fx.Node, Tensor], leaving: Tensor
+) -> tuple[set[fx.Node], dict[int, str]]:
+    """Find the values that lose all their channels, from the output backwards.
 
     Returns:
-        The carrier's input index per reader, and a group that has to stay for one, if a
-        reader has none yet (then the choice is made again).
+        Those that all readers do without, and a group to keep of each of the others.
     """
-    carriers = {}
-    for call, _ in liveness.calls:
-        conv = call.module
-        if not (isinstance(conv, nn.Conv2d) and conv.groups == 1 and is_zero_padded(conv)):
+    leaving = leaving.clone()
+    readers: dict[fx.Node, list[tuple[Call, Rule]]] = {}
+    for call, rule in liveness.calls:
+        for node in call.inputs:
+            readers.setdefault(node, []).append((call, rule))
+    empty: set[fx.Node] = set()
+    rescued: dict[int, str] = {}
+    for call, _ in reversed(liveness.calls):
+        node, numbers = call.node, groups[call.node].flatten()
+        if not bool(leaving[numbers].all()):
             continue
-        state = liveness.states[call.inputs[0]]
-        gone = _mask_of(groups[call.inputs[0]], leaving)
-        rows = ~_mask_of(groups[call.node], leaving)
-        reads = conv.weight[rows].flatten(2).any(2).any(0)
-        nonzero = ~state.live & (state.value != 0)
-        lost = gone & nonzero & reads
-        if not lost.any():
-            continue
-        if (nonzero & ~gone).any():
-            carriers[call.node] = int((state.value.abs() * (nonzero & ~gone)).argmax())
+        known = readers.get(node, [])
+        unneeded = all(reader.node in empty or rule.drops_empty() for reader, rule in known)
+        if unneeded and {reader.node for reader, _ in known}.issuperset(node.users):
+            empty.add(node)
         else:
-            index = int((state.value.abs() * lost).argmax())
-            return carriers, int(groups[call.inputs[0]][index])
-    return carriers, None
+            leaving[numbers[0]] = False
+            rescued[int(numbers[0])] = "the layer would be empty without it"
+    return empty, rescued
 
 
-def _mask_of(numbers: Tensor, chosen: set[int]) -> Tensor:
-    return torch.tensor([number in chosen for number in numbers.tolist()], dtype=torch.bool)
+def _relied_on(
+    liveness: Liveness,
+    groups: Mapping[fx.Node, Tensor],
+    leaving: Tensor,
+    call: Call,
+    rule: Kernel,
+) -> tuple[dict[int, str], int | None]:
+    """Return groups that a layer needs though they could leave, and its carrier if any."""
+    into, out = widths(layer_of(call))
+    inputs, outputs = line(groups[call.inputs[0]], into), line(groups[call.node], out)
+    parts = 1 if isinstance(rule, Depthwise) else getattr(call.module, "groups", 1)
+    rescued: dict[int, str] = {}
+    if parts > 1:
+        uneven = _uneven(leaving[inputs], leaving[outputs], parts)
+        for numbers, surplus in zip((inputs, outputs), uneven, strict=True):
+            for group in numbers[surplus].tolist():
+                rescued[group] = f"the groups of {call.name} have to be equally wide"
+    if not varies(layer_of(call)) or isinstance(rule, Depthwise):
+        return rescued, None
+    state = liveness.states[call.inputs[0]].line(into)
+    nonzero = ~state.live & (state.value != 0)
+    lost = leaving[inputs] & nonzero & rule.read_by(call, ~leaving[outputs])
+    if not lost.any():
+        return rescued, None
+    if parts > 1:
+        for group in inputs[lost].tolist():
+            rescued[group] = f"its constant varies on the border of {call.name}"
+        return rescued, None
+    staying = nonzero & ~leaving[inputs]
+    if staying.any():
+        return rescued, int((state.value.abs() * staying).argmax())
+    index = int((state.value.abs() * lost).argmax())
+    rescued[int(inputs[index])] = "carries the constants into a zero-padded convolution"
+    return rescued, index
+
+
+def _uneven(inputs: Tensor, outputs: Tensor, parts: int) -> tuple[Tensor, Tensor]:
+    """Return which leaving inputs and outputs have to stay for groups of equal width.
+
+    Groups that lose everything leave as a whole; of the others each loses as many as the
+    one that loses fewest.
+
+    >>> leaving = torch.tensor([True, True, True, False, True, False])
+    >>> _uneven(leaving, leaving, 3)[0].tolist()
+    [False, False, False, False, False, False]
+    """
+    sides = (inputs.view(parts, -1), outputs.view(parts, -1))
+    whole = sides[0].all(1) & sides[1].all(1)
+    surplus = []
+    for side in sides:
+        fewest = int(side[~whole].sum(1).min()) if bool((~whole).any()) else 0
+        beyond = side & (side.cumsum(1) > fewest) & ~whole[:, None]
+        surplus.append(beyond.flatten())
+    return surplus[0], surplus[1]
 
 
 def _weighted(liveness: Liveness) -> list[Call]:
@@ -236,164 +329,204 @@ def _has_weight(module: nn.Module) -> bool:
     return isinstance(getattr(module, "weight", None), Tensor)
 
 
-def _layer_cuts(liveness: Liveness, stays: Mapping[fx.Node, Tensor]) -> dict[str, LayerCut]:
-    return {
-        str(call.node.target): LayerCut(
-            kept_outputs=_indices(stays[call.node]),
-            kept_inputs=_indices(stays[call.inputs[0]]),
-            outputs_before=stays[call.node].numel(),
-            inputs_before=stays[call.inputs[0]].numel(),
+def _layer_cuts(
+    first: Liveness, liveness: Liveness, decision: _Decision
+) -> dict[str, LayerCut]:
+    found = {}
+    left = {call.node.name: call for call in _weighted(liveness)}
+    for call in _weighted(first):
+        into, out = _widths(call)
+        own = left.get(call.node.name)
+        if own is None or own.node in decision.dropped:
+            inputs, outputs = torch.zeros(into).bool(), torch.zeros(out).bool()
+        else:
+            inputs = line(decision.stays[own.inputs[0]], into)
+            outputs = line(decision.stays[own.node], out)
+        found[call.name] = LayerCut(
+            kept_outputs=_indices(outputs),
+            kept_inputs=_indices(inputs),
+            outputs_before=out,
+            inputs_before=into,
         )
-        for call in _weighted(liveness)
-    }
+    return found
 
 
-def _call_cuts(
-    liveness: Liveness, stays: Mapping[fx.Node, Tensor]
-) -> dict[str, tuple[list[list[int]], list[int]]]:
-    """Return kept inputs and outputs of every call that loses a channel, by node name."""
-    return {
-        call.node.name: (
-            [_indices(stays[node]) for node in call.inputs],
-            _indices(stays[call.node]),
-        )
-        for call, _ in liveness.calls
-        if not all(bool(stays[node].all()) for node in (*call.inputs, call.node))
-    }
+def _widths(call: Call) -> tuple[int, int]:
+    """Return how many channels a module with weights reads and makes."""
+    if isinstance(call.module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+        return widths(call.module)
+    if hasattr(call.module, "in_channels"):
+        return widths(layer_of(call))
+    axis = -1 if isinstance(call.module, nn.LayerNorm) else 1
+    return call.input_shapes[0][axis], call.shape[axis]
 
 
-def _folds(
-    liveness: Liveness, stays: Mapping[fx.Node, Tensor], carriers: Mapping[fx.Node, int]
-) -> dict[str, Fold]:
+def _call_cuts(liveness: Liveness, decision: _Decision) -> dict[str, CallCut]:
+    """Return what stays around every call that loses a channel, by node name."""
+    found = {}
+    for call, rule in liveness.calls:
+        if call.node in decision.dropped:
+            continue
+        inputs = [_stay(decision.stays[node]) for node in call.inputs]
+        output = _stay(decision.stays[call.node])
+        if isinstance(rule, Sized) and output is None and rule.asks_sizes(call):
+            output = _stay(decision.stays[call.node], whole=True)
+        if output is not None or any(one is not None for one in inputs):
+            found[call.node.name] = CallCut(inputs=inputs, output=output)
+    return found
+
+
+def _stay(stays: Tensor, *, whole: bool = False) -> Stay | None:
+    """Return what stays along the axis that channels leave from; None if nothing leaves."""
+    if bool(stays.all()) and not (whole and stays.numel() > 1):
+        return None
+    axis = free_axis(stays.shape)
+    return Stay(axis=axis, kept=_indices(stays.movedim(axis, 0).flatten(1).any(1)))
+
+
+def _left(stay: Stay | None) -> Left | None:
+    return None if stay is None else Left(stay.axis, torch.tensor(stay.kept).long())
+
+
+def _folds(liveness: Liveness, decision: _Decision) -> dict[str, Fold]:
     folds = {}
     norms = {call.node for call, rule in liveness.calls if isinstance(rule, BatchNorm)}
     for call, rule in liveness.calls:
-        if not rule.folds:
+        if not isinstance(rule, Kernel) or call.node in decision.dropped:
             continue
-        state = liveness.states[call.inputs[0]]
-        lost = ~stays[call.inputs[0]] & ~state.live & (state.value != 0)
+        into, _ = widths(layer_of(call))
+        state = liveness.states[call.inputs[0]].line(into)
+        stays = line(decision.stays[call.inputs[0]], into)
+        lost = ~stays & ~state.live & (state.value != 0)
         if not lost.any():
             continue
         constants = {i: float(state.value[i]) for i in _indices(lost)}
-        if call.node in carriers:
-            carrier = carriers[call.node]
+        if call.node in decision.carriers:
+            carrier = decision.carriers[call.node]
             constants[carrier] = float(state.value[carrier])
-            into = f"carrier:{carrier}"
+            place = f"carrier:{carrier}"
+        elif varies(layer_of(call)):
+            continue  # nothing that stays reads these constants
         else:
-            into = _bias_of(call, norms)
-        folds[str(call.node.target)] = Fold(constants=constants, into=into)
+            place = _bias_of(call, norms)
+        folds[call.name] = Fold(constants=constants, into=place)
     return folds
 
 
 def _bias_of(call: Call, norms: set[fx.Node]) -> str:
     """Choose the bias, or the running mean of the batch norm that alone reads the result."""
-    assert call.module is not None
     readers = list(call.node.users)
-    if call.module.bias is None and len(readers) == 1 and readers[0] in norms:
+    if layer_of(call).bias is None and len(readers) == 1 and readers[0] in norms:
         return f"running_mean:{readers[0].target}"
     return "bias"
 
 
-def _fold(graph: fx.GraphModule, layer: str, fold: Fold) -> None:
+def _fold(graph: fx.GraphModule, name: str, fold: Fold) -> None:
     """Add the constants of removed inputs to their reader, whose width is still the old."""
-    module = graph.get_submodule(layer)
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
+    layer = graph.get_submodule(name)
+    assert isinstance(layer, nn.Linear) or hasattr(layer, "in_channels")
+    into, _ = widths(layer)  # type: ignore[arg-type]  # one of the layers with a kernel
     kind, _, place = fold.into.partition(":")
+    constants = torch.zeros(into, dtype=torch.float64)
+    values = torch.tensor(list(fold.constants.values()), dtype=torch.float64)
+    constants[list(fold.constants)] = values
     if kind == "carrier":
-        carrier = int(place)
-        scale = fold.constants[carrier]
-        wide = weight.double()
-        kernel = sum(wide[:, i] * (c / scale) for i, c in fold.constants.items())
-        weight[:, carrier] = kernel.to(weight.dtype)  # type: ignore[union-attr]  # never an empty sum
+        _carry(layer, int(place), constants)
         return
-    flat = weight.double().flatten(2).sum(2) if weight.dim() == 4 else weight.double()
-    shift = torch.zeros(flat.shape[0], dtype=torch.float64)
-    for index, constant in fold.constants.items():
-        shift += flat[:, index] * constant
+    moved = shift(layer, constants)  # type: ignore[arg-type]  # as above
     if kind == "running_mean":
         mean = graph.get_submodule(place).running_mean
         assert isinstance(mean, Tensor)
-        mean.copy_(mean.double() - shift)
-    elif module.bias is None:
-        module.bias = nn.Parameter(shift.to(weight.dtype))
+        mean.copy_(mean.double() - moved)
+    elif layer.bias is None:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        layer.bias = nn.Parameter(moved.to(weight.dtype))
     else:
-        assert isinstance(module.bias, nn.Parameter)
-        module.bias.copy_(module.bias.double() + shift)
+        assert isinstance(layer.bias, nn.Parameter)
+        layer.bias.copy_(layer.bias.double() + moved)
+
+
+def _carry(layer: nn.Module, carrier: int, constants: Tensor) -> None:
+    """Give the carrier's kernel what all constants together add."""
+    weight = layer.weight
+    assert isinstance(weight, nn.Parameter)
+    axis = 1 - output_axis(layer)
+    read = constants.nonzero().flatten()
+    parts = (constants[read] / constants[carrier]).to(torch.float64)
+    wide = weight.index_select(axis, read).double().movedim(axis, -1)
+    weight.select(axis, carrier).copy_(wide @ parts)
 
 
 def _producers(liveness: Liveness) -> list[Call]:
     """Return the calls that make channels of their own: convolutions and linear layers."""
-    return [
-        call for call in _weighted(liveness) if isinstance(call.module, nn.Conv2d | nn.Linear)
-    ]
+    return [call for call, rule in liveness.calls if isinstance(rule, Kernel)]
 
 
-def _removed(liveness: Liveness, stays: Mapping[fx.Node, Tensor]) -> list[Removed]:
+def _removed(first: Liveness, liveness: Liveness, decision: _Decision) -> list[Removed]:
     removed = []
-    for call in _producers(liveness):
-        state = liveness.states[call.node]
-        for channel in _indices(~stays[call.node]):
-            constant = None if bool(state.live[channel]) else float(state.value[channel])
-            reason = _reason(call, channel, live=constant is None)
+    left = {call.node.name: call.node for call, _ in liveness.calls}
+    for call, rule in first.calls:
+        if not isinstance(rule, Kernel):
+            continue
+        _, out = widths(layer_of(call))
+        state = first.states[call.node].line(out)
+        own = left.get(call.node.name)
+        stays = torch.zeros(out, dtype=torch.bool)
+        if own is not None and own not in decision.dropped:
+            stays = line(decision.stays[own], out)
+        empty = ~rule.reads(call).any(2).flatten()
+        for channel in _indices(~stays):
+            live = bool(state.live[channel])
             removed.append(
                 Removed(
-                    layer=str(call.node.target),
+                    layer=call.name,
                     channel=channel,
-                    reason=reason,
-                    constant=constant,
+                    reason=_reason(live=live, empty=bool(empty[channel])),
+                    constant=None if live else float(state.value[channel]),
                 )
             )
     return removed
 
 
-def _reason(call: Call, channel: int, *, live: bool) -> str:
+def _reason(*, live: bool, empty: bool) -> str:
     if live:
         return "no reader"
-    weight = call.module.weight if call.module is not None else None
-    assert isinstance(weight, Tensor)
-    return "constant" if bool((weight[channel] != 0).any()) else "no input"
+    return "no input" if empty else "constant"
 
 
 def _kept(
-    liveness: Liveness,
-    groups: Mapping[fx.Node, Tensor],
-    stays: Mapping[fx.Node, Tensor],
-    decision: _Decision,
+    liveness: Liveness, groups: Mapping[fx.Node, Tensor], decision: _Decision
 ) -> list[Kept]:
     """Say why a channel stayed although it is constant or nobody reads it."""
     live_partner = _live_partners(liveness, groups)
     kept = []
     for call in _producers(liveness):
+        if call.node in liveness.pinned or call.node in decision.dropped:
+            continue
         dead = ~liveness.states[call.node].live | ~liveness.needed[call.node]
-        if call.node in liveness.pinned:
-            dead = torch.zeros_like(dead)
-        for channel in _indices(dead & stays[call.node]):
-            group = int(groups[call.node][channel])
+        numbers = groups[call.node].flatten()
+        for channel in _indices((dead & decision.stays[call.node]).flatten()):
+            group = int(numbers[channel])
             why = decision.why_kept.get(group) or (
                 f"tied to a live channel of {live_partner[group]}"
                 if group in live_partner
                 else "its width is part of the interface"
             )
-            kept.append(Kept(layer=str(call.node.target), channel=channel, why=why))
+            kept.append(Kept(layer=call.name, channel=channel, why=why))
     return kept
 
 
 def _live_partners(liveness: Liveness, groups: Mapping[fx.Node, Tensor]) -> dict[int, str]:
-    """Return, per group, a value in which it is live and needed."""
+    """Return, per group, a value in which it is live and needed; a layer's if there is one."""
     partners: dict[int, str] = {}
-    for call, _ in liveness.calls:
+    layers = {call.node for call in _producers(liveness)}
+    for call, _ in sorted(liveness.calls, key=lambda one: one[0].node not in layers):
         alive = liveness.states[call.node].live & liveness.needed[call.node]
         for group in groups[call.node][alive].tolist():
-            partners.setdefault(
-                group, str(call.node.target if call.module else call.node.name)
-            )
+            partners.setdefault(group, call.name)
     return partners
 
 
 def _indices(mask: Tensor) -> list[int]:
     return [int(i) for i in mask.nonzero().flatten()]
-
-
-def _index(values: list[int]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)

@@ -7,19 +7,24 @@ import copy
 import io
 import linecache
 import traceback
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from pipeline.core.errors import PareError
+from pipeline.graph.modules import as_modules
 from pipeline.graph.mutations import follow_mutations
 
 
 def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """Trace a copy of ``model`` in evaluation mode; ``torch.nn`` modules stay leaves.
+
+    ``torch.fx`` goes first, since it keeps the network's own modules; where it fails, or
+    gives a graph that computes something else than the code, ``torch.export`` follows.
 
     Args:
         model: any network of one image input; it is not changed.
@@ -27,62 +32,148 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
 
     Returns:
         A graph whose nodes carry ``meta["shape"]``, the shape of their value for a batch of
-        two images (absent for values that are not tensors).
+        two images, ``meta["shapes"]`` for a list of values, or ``meta["value"]`` for what
+        is no tensor, such as a size.
 
     Raises:
         PareError: the forward code depends on the data, or does not fit the input; names
             the line and what to do.
     """
+    own = copy.deepcopy(model).cpu().eval()
+    dtype = next(own.parameters()).dtype
+    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = _outputs(own, noise, shape)
+    refusal: PareError | None = None
+    for capture in (_by_symbols, _by_export):
+        try:
+            graph = capture(own, noise)
+            found = record(graph, noise, shape)
+            if as_modules(graph):
+                found = record(graph, noise, shape)
+            _demand_same_outputs(type(model).__name__, expected, found)
+        except PareError as error:
+            refusal = refusal or error
+        else:
+            return graph
+    assert refusal is not None
+    raise refusal
+
+
+def _by_symbols(model: nn.Module, _images: Tensor) -> fx.GraphModule:
+    """Trace with ``torch.fx``."""
     try:
-        own = copy.deepcopy(model).cpu().eval()
-        graph = fx.symbolic_trace(own)
+        graph = fx.symbolic_trace(model)
     except Exception as error:
         raise PareError(
             f"the network {_refusal('cannot be traced', model, error)} Write the forward pass "
             "without branches or loops that depend on tensor values, or wrap that part in a "
             "function marked with torch.fx.wrap."
         ) from error
+    _name_inputs_by_position(graph)
     follow_mutations(graph)
-    example = torch.zeros(2, *shape, dtype=next(own.parameters()).dtype)
-    try:
-        # ShapeProp prints a traceback of its own before it raises.
-        with torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-            ShapeProp(graph).propagate(example)
-    except Exception as error:
-        raise PareError(
-            f"the network {_refusal(f'does not accept images of shape {shape}', own, error)} "
-            "Choose a model made for this image size, or resize the images."
-        ) from error
-    _demand_same_outputs(own, graph, shape)
-    for node in graph.graph.nodes:
-        found = node.meta.get("tensor_meta")
-        if isinstance(found, tuple) and hasattr(found, "shape"):
-            node.meta["shape"] = tuple(found.shape)
     return graph
 
 
+def _name_inputs_by_position(graph: fx.GraphModule) -> None:
+    """Turn ``torch.reshape(input=x, ...)`` into ``torch.reshape(x, ...)``, in place."""
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and not node.args and "input" in node.kwargs:
+            others = dict(node.kwargs)
+            node.args = (others.pop("input"),)
+            node.kwargs = others
+
+
+def _by_export(model: nn.Module, images: Tensor) -> fx.GraphModule:
+    """Trace with ``torch.export``, sizes of batch and image left open where they can be."""
+    auto = torch.export.Dim.AUTO
+    open_axes = {0: auto} | dict.fromkeys(range(2, images.dim()), auto)
+    try:
+        # What torch prints here is of its own inside, and the error says it again.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(model, (images,), dynamic_shapes=(open_axes,))
+            graph = exported.module()
+    except Exception as error:
+        raise PareError(
+            f"the network {_refusal('cannot be exported', model, error)} Write the forward "
+            "pass without branches or loops that depend on tensor values."
+        ) from error
+    assert isinstance(graph, fx.GraphModule)
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            graph.graph.erase_node(node)  # a check of the input's sizes
+    graph.recompile()
+    return graph
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and notes the shape, or the value, of every node."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        """Run one node."""
+        result = super().run_node(node)
+        for key in ("shape", "shapes", "value"):
+            node.meta.pop(key, None)
+        if isinstance(result, Tensor):
+            node.meta["shape"] = tuple(result.shape)
+        elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
+            node.meta["shapes"] = [
+                tuple(r.shape) if isinstance(r, Tensor) else None for r in result
+            ]
+        else:
+            node.meta["value"] = result
+        return result
+
+
 @torch.no_grad()
-def _demand_same_outputs(
-    model: nn.Module, graph: fx.GraphModule, shape: tuple[int, ...]
-) -> None:
+def record(graph: fx.GraphModule, images: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    """Note shapes on the nodes of a graph, and return its outputs for ``images``.
+
+    Raises:
+        PareError: the graph does not accept the images.
+    """
+    try:
+        return _tensors(_Recorder(graph).run(images.clone()))
+    except Exception as error:
+        raise _not_accepted(graph, shape, error) from error
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    try:
+        return _tensors(model(images.clone()))
+    except Exception as error:
+        raise _not_accepted(model, shape, error) from error
+
+
+def _not_accepted(model: nn.Module, shape: tuple[int, ...], error: Exception) -> PareError:
+    return PareError(
+        f"the network {_refusal(f'does not accept images of shape {shape}', model, error)} "
+        "Choose a model made for this image size, or resize the images."
+    )
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _demand_same_outputs(name: str, expected: list[Tensor], found: list[Tensor]) -> None:
     """Refuse a graph that computes something else than the code it was traced from.
 
     Raises:
         PareError: the outputs differ on noise.
     """
-    dtype = next(model.parameters()).dtype
-    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    expected, found = (tree_leaves(net(noise.clone())) for net in (model, graph))
-    for a, b in zip(expected, found, strict=True):
-        if isinstance(a, torch.Tensor) and not torch.allclose(
-            a, b, rtol=1e-4, atol=1e-5, equal_nan=True
-        ):
-            raise PareError(
-                f"the graph traced from the network {type(model).__name__} computes something "
-                "else than its code. An assignment such as `y += z` to a value that is read "
-                "again under another name is traced wrongly by torch.fx: write `y = y + z`. "
-                "Randomness in evaluation mode does it too."
-            )
+    same = len(expected) == len(found) and all(
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        for a, b in zip(expected, found, strict=True)
+    )
+    if not same:
+        raise PareError(
+            f"the graph traced from the network {name} computes something "
+            "else than its code. An assignment such as `y += z` to a value that is read "
+            "again under another name is traced wrongly by torch.fx: write `y = y + z`. "
+            "Randomness in evaluation mode does it too."
+        )
 
 
 def _refusal(what: str, model: nn.Module, error: BaseException) -> str:

@@ -130,12 +130,17 @@ def _counts(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layers(metrics: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return each layer before and after, and how many of its channels left for what."""
+    """Return each layer before and after, and what became of its dead channels."""
     after = {layer["name"]: layer for layer in metrics["compact"]["after"]["layers"]}
+    # A layer that lost every channel is not in the compact network: nothing of it is left.
+    for name, cut in plan["layers"].items():
+        if not cut["kept_outputs"]:
+            after.setdefault(name, dict.fromkeys(("outputs", "weights", "kept", "macs"), 0))
     kept = {layer["name"]: layer["kept"] for layer in metrics["prune"]["layers"]}
     reasons: dict[str, Counter[str]] = {}
     for channel in plan["removed"]:
         reasons.setdefault(channel["layer"], Counter())[channel["reason"]] += 1
+    stayed = Counter(channel["layer"] for channel in plan["kept"])
     return [
         {
             "name": layer["name"],
@@ -143,6 +148,7 @@ def _layers(metrics: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any
             "channels": layer["outputs"],
             "channels_after": after.get(layer["name"], {}).get("outputs"),
             "removed": dict(sorted(reasons.get(layer["name"], Counter()).items())),
+            "dead_but_kept": stayed[layer["name"]],
             "weights": layer["weights"],
             "kept_weights": kept.get(layer["name"]),
             "weights_after": after.get(layer["name"], {}).get("weights"),

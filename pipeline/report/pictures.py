@@ -27,6 +27,9 @@ _VARIABLES = {
     **{colour: f"--series-{number}" for number, colour in enumerate(_SERIES, 1)},
 }
 
+# Why a channel left.
+_REASONS = {"no input": _PALE, "constant": _SERIES[2], "no reader": _SERIES[3]}
+
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of layers and files may hold a dollar sign
@@ -86,7 +89,7 @@ def training(report: dict[str, Any]) -> list[Picture]:
 
 
 def layers(report: dict[str, Any]) -> list[Picture]:
-    """Draw weights and channels of each layer, before and after."""
+    """Draw the weights of each layer before and after, and what became of its channels."""
     if not report["layers"]:
         return []
     return [_weights(report["layers"]), _channels(report["layers"])]
@@ -231,20 +234,38 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
 
 def _channels(found: list[dict[str, Any]]) -> Picture:
     title = "Channels of each layer"
-    note = "output channels, counted, before and after compaction"
+    note = "output channels of the dense network, counted: what stayed, and what left for what"
 
     def draw(axes: Any) -> None:
         rows = list(range(len(found)))
-        before = [layer["channels"] for layer in found]
-        after = [layer["channels_after"] for layer in found]
-        axes.barh(rows, before, 0.66, color=_PALE, label="before")
-        axes.barh(rows, [n or 0 for n in after], 0.36, color=_SERIES[0], label="after")
-        said = [f"{whole(a)} → {whole(b)}" for a, b in zip(before, after, strict=True)]
+        ends = [0] * len(found)
+        for label, counts, colour in _fates(found):
+            axes.barh(rows, counts, 0.62, left=ends, color=colour, label=label)
+            ends = [end + count for end, count in zip(ends, counts, strict=True)]
+        said = [f"{whole(o['channels'])} → {whole(o['channels_after'])}" for o in found]
         axes.xaxis.set_major_formatter(_thousands)
         _name_rows(axes, found, said)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
 
-    return Picture(title, note, _svg(title, note, (4.25, _height(len(found))), draw))
+    return Picture(title, note, _svg(title, note, (4.25, _height(len(found)) + 0.15), draw))
+
+
+def _fates(found: list[dict[str, Any]]) -> list[tuple[str, list[int], str]]:
+    """Return what became of channels: a name, its count in each layer, and its colour.
+
+    Each fate has its own colour in every report; one that no channel met is left out.
+    """
+    stayed = [layer["dead_but_kept"] for layer in found]
+    alive = [
+        (layer["channels_after"] or 0) - dead
+        for layer, dead in zip(found, stayed, strict=True)
+    ]
+    fates = [("kept", alive, _SERIES[0]), ("dead but kept", stayed, _SERIES[1])]
+    seen = {reason for layer in found for reason in layer["removed"]}
+    for reason, colour in (_REASONS | dict.fromkeys(seen - _REASONS.keys(), _SOFT)).items():
+        counts = [layer["removed"].get(reason, 0) for layer in found]
+        fates.append((f"removed: {reason}", counts, colour))
+    return [fate for fate in fates if any(fate[1])]
 
 
 def _sizes(found: list[dict[str, Any]]) -> Picture:

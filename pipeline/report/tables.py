@@ -18,6 +18,8 @@ from pipeline.report.wording import (
 )
 
 GOOD, BAD, OPEN = "good", "bad", "open"
+_MOST_STAYED = 10
+_WHERE_ALL_ARE = "each is in channels.json of the compact stage"
 _RESULTS = {True: ("pass", GOOD), False: ("FAIL", BAD), None: ("unknown", OPEN)}
 
 
@@ -122,12 +124,13 @@ def _threads(report: dict[str, Any]) -> list[int]:
 
 
 def layers(report: dict[str, Any]) -> Table:
-    """Return one row a layer: channels, why they left, weights, MACs."""
+    """Return one row a layer: channels, why they left or stayed dead, weights, MACs."""
     reasons = list(report["cut"]["reasons"])
     columns = [
         Column("Layer"),
         Column("Channels", "before → after", numeric=True),
-        *(Column(reason.capitalize(), "channels removed", numeric=True) for reason in reasons),
+        *(Column(reason.capitalize(), "removed", numeric=True) for reason in reasons),
+        Column("Dead", "but kept", numeric=True),
         Column("Weights", "dense", numeric=True),
         Column("Kept", "by the method", numeric=True),
         Column("Stored", "after compaction", numeric=True),
@@ -145,6 +148,7 @@ def _layer_row(layer: dict[str, Any], reasons: list[str]) -> list[Cell]:
         Cell(layer["name"], layer["kind"], "code"),
         Cell(*_from_to(layer["channels"], layer["channels_after"])),
         *(Cell(whole(layer["removed"].get(reason, 0))) for reason in reasons),
+        Cell(whole(layer["dead_but_kept"])),
         Cell(whole(dense)),
         Cell(whole(kept), part(kept, dense)),
         Cell(whole(stored), part(stored, dense)),
@@ -187,12 +191,18 @@ def _fold_row(fold: dict[str, Any]) -> list[Cell]:
 
 
 def stayed(report: dict[str, Any]) -> Table:
-    """Return the dead channels that were kept, and why."""
+    """Return the dead channels that were kept, and why; of many the largest lots and a sum."""
     columns = [Column("Layer"), Column("Dead channels kept", numeric=True), Column("Why")]
+    found = sorted(report["cut"]["kept"], key=lambda one: -len(one["channels"]))
     rows = [
         [Cell(one["layer"], mark="code"), Cell(whole(len(one["channels"]))), Cell(one["why"])]
-        for one in report["cut"]["kept"]
+        for one in found[:_MOST_STAYED]
     ]
+    rest = found[_MOST_STAYED:]
+    if rest:
+        more = sum(len(one["channels"]) for one in rest)
+        layers = plural(len({one["layer"] for one in rest}), "layer")
+        rows.append([Cell(f"{layers} more"), Cell(whole(more)), Cell(_WHERE_ALL_ARE)])
     return Table(columns, rows)
 
 

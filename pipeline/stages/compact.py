@@ -7,7 +7,9 @@ from typing import Any
 from pipeline.core.rundir import write_json
 from pipeline.graph.counting import Count, count, demand_predicted
 from pipeline.graph.equivalence import prove
+from pipeline.graph.explain import explain
 from pipeline.graph.surgery import compact
+from pipeline.graph.trace import trace
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy
 
@@ -28,17 +30,18 @@ def run(context: Context) -> dict[str, Any]:
     old, new = count(before, data.shape), count(after, data.shape)
     demand_predicted(old, new, plan)
     write_json(context.out / "plan.json", plan.model_dump(mode="json"))
+    channels = explain(plan, trace(before, data.shape))
+    write_json(context.out / "channels.json", channels.model_dump(mode="json"))
     context.save("model.safetensors", after.state_dict())
-    worst = max(c.difference / (c.scale or 1.0) for c in proof.comparisons)
     return {
         "summary": f"{old.parameters:,} -> {new.parameters:,} parameters, "
         f"{old.macs:,} -> {new.macs:,} MACs; outputs equal "
-        f"({len(proof.comparisons)} comparisons, worst {worst:.1e} of the scale)",
+        f"({len(proof.comparisons)} comparisons, worst {proof.worst:.1e} of the scale)",
         "before": _figures(old),
         "after": _figures(new),
         "channels_removed": len(plan.removed),
         "carriers": sum(fold.into.startswith("carrier") for fold in plan.folds.values()),
-        "worst_relative_difference": worst,
+        "worst_relative_difference": proof.worst,
         "test_accuracy": accuracy(after, data.test, data),
     }
 

@@ -24,7 +24,7 @@ def run(context: Context) -> dict[str, Any]:
     bare = pruned_network(before, masks, data, recipe.train, recipe.seed).eval()
     graph = trace(bare, data.shape)
     liveness = analyse(graph)
-    plan = plan_cuts(liveness)
+    plan = plan_cuts(graph)
     effective = effective_masks(graph, masks)
     context.save("model.safetensors", bare.state_dict())
     context.save("effective.safetensors", {k: m.to(torch.uint8) for k, m in effective.items()})

@@ -161,14 +161,15 @@ def test_liveness_is_the_number_of_paths(sizes: list[int], seed: int, fraction: 
         masks, [c for c in liveness.calls if "layers" in str(c[0].node.target)], strict=True
     ):
         into = mask @ into
-        assert torch.equal(liveness.states[call.node].live, into > 0)
+        assert torch.equal(liveness.states[call.node].live.flatten(), into > 0)
     out = torch.ones(sizes[-1], dtype=torch.int64)
     calls = [c for c, _ in liveness.calls if "layers" in str(c.node.target)]
     for index in reversed(range(1, len(masks))):
-        live = liveness.states[calls[index].node].live.long()
+        live = liveness.states[calls[index].node].live.flatten().long()
         out = masks[index].T @ (out * live)
-        own = liveness.states[calls[index - 1].node].live
-        assert torch.equal(liveness.needed[calls[index - 1].node], (out > 0) & own)
+        own = liveness.states[calls[index - 1].node].live.flatten()
+        needed = liveness.needed[calls[index - 1].node].flatten()
+        assert torch.equal(needed, (out > 0) & own)
 
 
 def test_the_oracle_can_see_one_spoiled_weight() -> None:

@@ -156,8 +156,9 @@ def _asserts(function: ast.FunctionDef, asserting: set[str]) -> bool:
 def test_public_names() -> None:
     import pipeline
 
-    assert pipeline.__all__ == ["Recipe", "run"]
+    assert pipeline.__all__ == ["Recipe", "compact_checkpoint", "run"]
     assert pipeline.Recipe.__module__ == "pipeline.core.recipe"
+    assert pipeline.compact_checkpoint.__module__ == "pipeline.stages.standalone"
     assert pipeline.run.__module__ == "pipeline.stages"
 
 

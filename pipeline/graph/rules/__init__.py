@@ -6,8 +6,11 @@ each input does a needed, live channel of the result read through a non-zero wei
 *Couple*: which channels must leave together? *Cut*: the call (its module, its arguments)
 for the channels that stay.
 
-A channel is an index on axis 1. An operation without a rule is opaque: it makes its
-channels live, its inputs needed and nothing removable, which is slower, never wrong.
+What is known of a value has the rank of the value, with size one along every axis on which
+all elements are alike: ``[1, c, 1, 1]`` for a feature map, ``[1, 1, c]`` for tokens,
+``[1, g, c / g, 1, 1]`` inside a channel shuffle. Whatever moves elements moves what is known
+of them by the same call. An operation without a rule is opaque: it makes its elements live,
+its inputs needed and nothing removable, which is slower, never wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 
@@ -27,18 +31,19 @@ class Channels:
     """What is known of the channels of one value.
 
     Attributes:
-        live: boolean ``[c]``; true where the channel depends on the image.
-        value: float64 ``[c]``; the constant where not live, zero where live.
+        live: boolean, of the value's rank; true where the channel depends on the image.
+        value: float64, of the same shape; the constant where not live, zero where live.
     """
 
     live: Tensor
     value: Tensor
 
     @classmethod
-    def all_live(cls, width: int) -> Channels:
-        """Return ``width`` channels of which nothing is known."""
+    def all_live(cls, shape: Sequence[int]) -> Channels:
+        """Return channels of which nothing is known."""
         return cls(
-            torch.ones(width, dtype=torch.bool), torch.zeros(width, dtype=torch.float64)
+            torch.ones(tuple(shape), dtype=torch.bool),
+            torch.zeros(tuple(shape), dtype=torch.float64),
         )
 
     @classmethod
@@ -50,16 +55,55 @@ class Channels:
         """Return the same state with every constant zero."""
         return Channels(self.live, torch.zeros_like(self.value))
 
+    def line(self, size: int) -> Channels:
+        """Return the state along its one axis, each ``[size]``."""
+        return Channels(line(self.live, size), line(self.value, size))
+
+    def alike(self, shape: Sequence[int]) -> Channels:
+        """Return the state with these axes of size one; what differs along one is live."""
+        live, value = self.live, self.value
+        for axis, size in enumerate(shape):
+            if size == 1 and live.shape[axis] > 1:
+                differs = (value != value.narrow(axis, 0, 1)).any(axis, keepdim=True)
+                live = live.any(axis, keepdim=True) | differs
+                value = value.narrow(axis, 0, 1)
+        return Channels.of(live, value)
+
     @property
-    def width(self) -> int:
-        """Number of channels."""
-        return self.live.numel()
+    def shape(self) -> tuple[int, ...]:
+        """Of the value's rank; one where all elements are alike."""
+        return tuple(self.live.shape)
+
+
+def line(tensor: Tensor, size: int) -> Tensor:
+    """Return what is known along one axis as ``[size]``; a single element holds for all."""
+    return tensor.flatten().expand(size)
+
+
+def on_axis(values: Tensor, axis: int, rank: int) -> Tensor:
+    """Return ``[c]`` as a tensor of a rank, its elements on an axis.
+
+    >>> on_axis(torch.zeros(5), 1, 4).shape
+    torch.Size([1, 5, 1, 1])
+    """
+    shape = [1] * rank
+    shape[axis] = values.numel()
+    return values.reshape(shape)
+
+
+def free_axis(shape: Sequence[int]) -> int:
+    """Return the axis along which channels leave: the first of the longest of a state."""
+    return max(range(len(shape)), key=lambda axis: (shape[axis], -axis))
 
 
 @dataclass(frozen=True)
 class Call:
-    """One node of the graph with its module, if it calls one, and its channel inputs."""
+    """One node of the graph, the module it calls if it does, and its channel inputs.
 
+    A part taken from a ``chunk`` or ``split`` counts as one call that reads what was split.
+    """
+
+    graph: fx.GraphModule
     node: fx.Node
     module: nn.Module | None
     inputs: tuple[fx.Node, ...]
@@ -74,11 +118,22 @@ class Call:
         """Shapes of the channel inputs."""
         return [tuple(node.meta["shape"]) for node in self.inputs]
 
+    @property
+    def name(self) -> str:
+        """Name of the layer, or of the node where no module is called."""
+        return str(self.node.target if self.module is not None else self.node.name)
+
     def argument(self, position: int, name: str, default: Any) -> Any:
         """Return an argument of the call, given by position or by name."""
         if len(self.node.args) > position:
             return self.node.args[position]
         return self.node.kwargs.get(name, default)
+
+    def tensor(self, node: fx.Node) -> Tensor:
+        """Return the parameter or buffer that a ``get_attr`` node reads."""
+        found = operator.attrgetter(str(node.target))(self.graph)
+        assert isinstance(found, Tensor)
+        return found
 
 
 class Slots:
@@ -88,42 +143,54 @@ class Slots:
         self._parent: list[int] = []
         self._pinned: set[int] = set()
 
-    def fresh(self, width: int) -> Tensor:
-        """Return ``width`` new slots, tied to nothing, as int64 ``[width]``."""
-        start = len(self._parent)
-        self._parent.extend(range(start, start + width))
-        return torch.arange(start, start + width)
+    def fresh(self, shape: Sequence[int]) -> Tensor:
+        """Return new slots, tied to nothing, as int64 of a shape."""
+        start, count = len(self._parent), int(torch.Size(shape).numel())
+        self._parent.extend(range(start, start + count))
+        return torch.arange(start, start + count).reshape(tuple(shape))
 
     def tie(self, left: Tensor, right: Tensor) -> None:
         """Make each slot of ``left`` leave only together with its partner in ``right``."""
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
+        for a, b in zip(left.flatten().tolist(), right.flatten().tolist(), strict=True):
             self._parent[self._find(a)] = self._find(b)
 
     def pin(self, slots: Tensor) -> None:
         """Forbid these slots to leave at all."""
-        self._pinned.update(slots.tolist())
+        self._pinned.update(slots.unique().tolist())
 
-    def groups(self, slots: Tensor) -> Tensor:
-        """Return the number of the group each slot belongs to, same shape."""
-        return torch.tensor([self._find(slot) for slot in slots.tolist()], dtype=torch.int64)
+    def roots(self) -> Tensor:
+        """Return the number of the group each slot belongs to, ``[slots]``."""
+        return torch.tensor([self._find(s) for s in range(len(self._parent))]).long()
 
     def pinned_groups(self) -> set[int]:
         """Return the groups that hold a pinned slot."""
         return {self._find(slot) for slot in self._pinned}
 
     def _find(self, slot: int) -> int:
-        while self._parent[slot] != slot:
-            self._parent[slot] = self._parent[self._parent[slot]]
-            slot = self._parent[slot]
+        parent = self._parent
+        while parent[slot] != slot:
+            parent[slot] = parent[parent[slot]]
+            slot = parent[slot]
         return slot
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What stays around one call: kept indices of each input and of the result."""
+class Kept:
+    """The indices that stay along the axis that channels leave from, int64 ``[kept]``."""
 
-    inputs: tuple[Tensor, ...]
-    output: Tensor
+    axis: int
+    index: Tensor
+
+    def __len__(self) -> int:
+        return self.index.numel()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays of each input of a call and of its result; None where nothing leaves."""
+
+    inputs: tuple[Kept | None, ...]
+    output: Kept | None
 
 
 class Rule:
@@ -132,25 +199,31 @@ class Rule:
     #: Whether constants of removed input channels can be folded into this call's bias.
     folds: ClassVar[bool] = False
 
+    def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
+        """Tell whether the channels of the inputs lie where the rule looks for them."""
+        return True
+
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Return the state of the result's channels."""
-        del inputs
-        return Channels.all_live(call.shape[1])
+        return Channels.all_live([1] * len(call.shape))
 
     def needs(
         self, call: Call, inputs: Sequence[Channels], output: Channels, needed: Tensor
     ) -> list[Tensor]:
         """Return, for each input, the channels that are read; ``needed`` is of the result."""
-        del call, output, needed
-        return [torch.ones(state.width, dtype=torch.bool) for state in inputs]
+        return [torch.ones_like(state.live) for state in inputs]
 
     def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
         """Return the slots of the result, tied to those of the inputs as need be."""
         for tensor in inputs:
             slots.pin(tensor)
-        own = slots.fresh(call.shape[1])
+        own = slots.fresh([1] * len(call.shape))
         slots.pin(own)
         return own
+
+    def drops_empty(self) -> bool:
+        """Tell whether the call does without an input that has lost all channels."""
+        return False
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Narrow the call's module or arguments, in place, in a graph that is ours."""
@@ -159,9 +232,23 @@ class Rule:
 OPAQUE = Rule()
 
 
+def on_axis_only(states: Sequence[Channels], axis: int) -> bool:
+    """Tell whether what is known of all values varies along one axis at most."""
+    return all(
+        size == 1 or number == axis % len(state.shape)
+        for state in states
+        for number, size in enumerate(state.shape)
+    )
+
+
 def is_channel_value(node: fx.Node) -> bool:
-    """Tell whether a value has a channel axis that the rules can speak of."""
-    return len(node.meta.get("shape", ())) >= 2
+    """Tell whether a node computes a value that the rules can speak of."""
+    return node.op != "get_attr" and len(node.meta.get("shape", ())) >= 2
+
+
+def is_parameter(node: fx.Node) -> bool:
+    """Tell whether a node reads a parameter or buffer of the network."""
+    return node.op == "get_attr" and "shape" in node.meta
 
 
 def calls(graph: fx.GraphModule) -> list[tuple[Call, Rule]]:
@@ -176,20 +263,40 @@ def calls(graph: fx.GraphModule) -> list[tuple[Call, Rule]]:
         if node.op in ("placeholder", "output") or not is_channel_value(node):
             continue
         module = graph.get_submodule(node.target) if node.op == "call_module" else None
-        inputs = tuple(n for n in node.all_input_nodes if is_channel_value(n))
-        call = Call(node, module, inputs)
-        shared = module is not None and any(uses[key] > 1 for key in _identities(module))
-        direct = any(n.op == "get_attr" for n in (node, *node.all_input_nodes))
-        rule = OPAQUE if shared or direct or not inputs else rule_for(call)
+        call = Call(graph, node, module, _channel_inputs(node))
+        shared = any(uses[key] > 1 for key in _state_of(call))
+        rule = OPAQUE if shared or not call.inputs else rule_for(call)
         found.append((call, rule))
     return found
 
 
-def _identities(module: nn.Module) -> list[int]:
-    """Return what identifies a module with a state, and each tensor of that state.
+def _channel_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
+    source = split_of(node)
+    inputs = (source if source is not None else node).all_input_nodes
+    return tuple(n for n in inputs if is_channel_value(n))
+
+
+def split_of(node: fx.Node) -> fx.Node | None:
+    """Return the ``chunk`` or ``split`` of which a node takes one part, if it does."""
+    if node.target is not operator.getitem or not isinstance(node.args[1], int):
+        return None
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source if operation(source) in ("chunk", "split", "unbind") else None
+
+
+def _state_of(call: Call) -> list[int]:
+    """Return what identifies the tensors that a call computes with, and their module.
 
     A module without any, such as a ReLU, may be called as often as one likes.
     """
+    direct = [
+        id(call.tensor(node)) for node in call.node.all_input_nodes if is_parameter(node)
+    ]
+    return direct + (_identities(call.module) if call.module is not None else [])
+
+
+def _identities(module: nn.Module) -> list[int]:
     tensors = [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
     return [id(module), *tensors] if tensors else []
 
@@ -200,38 +307,69 @@ def _uses(graph: fx.GraphModule) -> Counter[int]:
         if node.op == "call_module":
             uses.update(_identities(graph.get_submodule(node.target)))
         elif node.op == "get_attr":
-            uses.update([id(operator.attrgetter(node.target)(graph))])
+            read = id(operator.attrgetter(node.target)(graph))
+            uses.update({read: len(node.users)})
     return uses
 
 
 def rule_for(call: Call) -> Rule:
     """Return the rule of a call, the opaque one where no rule fits."""
-    from pipeline.graph.rules import conv, linear, merge, norm, pointwise, pool, reshape
+    from pipeline.graph.rules import merge, movement, norm, pointwise, pool, weighted
 
     finders: list[Callable[[Call], Rule | None]] = [
-        conv.find,
-        linear.find,
+        weighted.find,
         norm.find,
         pointwise.find,
         pool.find,
         merge.find,
-        reshape.find,
+        movement.find,
     ]
     return next((rule for find in finders if (rule := find(call))), OPAQUE)
 
 
-def target_of(call: Call) -> Any:
-    """Return what identifies the operation: the module's type, the function, the method."""
-    return type(call.module) if call.module is not None else call.node.target
+#: Where torch keeps its functions; one of the same name from elsewhere is another function.
+_HOMES = (torch, F, operator, torch._C._nn)
 
 
-def keep(module: nn.Module, name: str, index: Tensor, axis: int = 0) -> None:
+def operation(node: fx.Node) -> str | None:
+    """Return torch's name of the function or method that a node calls.
+
+    ``relu`` for ``torch.relu``, ``F.relu``, ``x.relu_()`` and ``aten.relu.default`` alike;
+    None for a module or a function that is not torch's.
+    """
+    target = node.target
+    if node.op == "call_method":
+        return str(target).rstrip("_")
+    if node.op != "call_function":
+        return None
+    if isinstance(target, torch._ops.OpOverload):
+        space, _, name = target._schema.name.partition("::")
+        return name.rstrip("_") if space == "aten" else None
+    name = getattr(target, "__name__", "")
+    if any(getattr(home, name, None) is target for home in _HOMES):
+        return str(name).rstrip("_")
+    if getattr(target, "__module__", None) == "torchvision.ops.stochastic_depth":
+        return str(name)
+    return None
+
+
+def reads_only(call: Call, *nodes: object) -> bool:
+    """Tell whether a call has no other node among its arguments than those given."""
+    return all(node in nodes for node in call.node.all_input_nodes)
+
+
+def keep(module: nn.Module, name: str, kept: Kept | None, axis: int = 0) -> None:
     """Keep the given rows of a parameter or buffer of a module of ours."""
     tensor = getattr(module, name)
-    if tensor is None:
-        return
-    kept = tensor.detach().index_select(axis, index.to(tensor.device)).clone()
-    if isinstance(tensor, nn.Parameter):
-        setattr(module, name, nn.Parameter(kept, requires_grad=tensor.requires_grad))
+    if tensor is not None and kept is not None:
+        rows = tensor.detach().index_select(axis, kept.index.to(tensor.device))
+        replace(module, name, rows.clone())
+
+
+def replace(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer, as what it was."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
     else:
-        setattr(module, name, kept)
+        setattr(module, name, value)

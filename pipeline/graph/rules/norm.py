@@ -1,4 +1,4 @@
-"""Batch normalisation with running statistics."""
+"""Normalisations: batch norm with running statistics, and those that look at the image."""
 
 from __future__ import annotations
 
@@ -7,15 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.graph.rules import Call, Channels, Cut, keep
+from pipeline.graph.rules import Call, Channels, Cut, Rule, Slots, keep, on_axis, on_axis_only
 from pipeline.graph.rules.pointwise import ChannelWise
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
-def find(call: Call) -> BatchNorm | None:
-    """Return the rule of a batch norm that has running statistics."""
+
+def find(call: Call) -> Rule | None:
+    """Return the rule of a normalisation."""
     norm = call.module
-    known = isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is not None
-    return BatchNorm() if known else None
+    if call.node.all_input_nodes != list(call.inputs):
+        return None
+    if type(norm) in BATCH_NORMS and _norm(call).running_mean is not None:
+        return BatchNorm()
+    if type(norm) in _INSTANCE_NORMS and len(call.shape) > 2:
+        return InstanceNorm() if getattr(norm, "running_mean", None) is None else None
+    if type(norm) is nn.GroupNorm and norm.affine:
+        return Mixing(1)
+    if type(norm) is nn.LayerNorm and norm.weight is not None:
+        return Mixing(-1) if len(norm.normalized_shape) == 1 else None
+    return None
 
 
 class BatchNorm(ChannelWise):
@@ -25,9 +37,14 @@ class BatchNorm(ChannelWise):
     zero channel is ``beta - gamma mean / sqrt(var + eps)``, not beta.
     """
 
+    def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
+        """Channels lie on axis 1."""
+        return on_axis_only(inputs, 1)
+
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Map the constants; cut the live ones whose gamma is zero."""
-        scale, shift = affine(_norm(call))
+        rank = len(call.shape)
+        scale, shift = (on_axis(side, 1, rank) for side in affine(_norm(call)))
         return Channels.of(inputs[0].live & (scale != 0), inputs[0].value * scale + shift)
 
     def cut(self, call: Call, cut: Cut) -> None:
@@ -35,10 +52,11 @@ class BatchNorm(ChannelWise):
         norm = _norm(call)
         for name in ("weight", "bias", "running_mean", "running_var"):
             keep(norm, name, cut.output)
-        norm.num_features = cut.output.numel()
+        if cut.output is not None:
+            norm.num_features = len(cut.output)
 
 
-def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
     """Return scale and shift of a batch norm in evaluation mode, float64 ``[c]`` each."""
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None
@@ -49,6 +67,63 @@ def affine(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return gamma * inverse, beta - mean.double() * gamma * inverse
 
 
-def _norm(call: Call) -> nn.BatchNorm1d | nn.BatchNorm2d:
-    assert isinstance(call.module, nn.BatchNorm1d | nn.BatchNorm2d)
+def _norm(call: Call) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d:
+    assert isinstance(call.module, BATCH_NORMS)
     return call.module
+
+
+class InstanceNorm(ChannelWise):
+    """Each channel of each image by itself, so that channels leave without harm.
+
+    A constant becomes beta: what it differs from its own mean is zero.
+    """
+
+    def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
+        """Channels lie on axis 1."""
+        return on_axis_only(inputs, 1)
+
+    def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
+        """Map constants to beta; cut the live ones whose gamma is zero."""
+        norm = call.module
+        assert isinstance(norm, _INSTANCE_NORMS)
+        if not norm.affine:
+            return inputs[0].without_constants()
+        rank = len(call.shape)
+        live = inputs[0].live & (on_axis(norm.weight.detach(), 1, rank) != 0)
+        beta = on_axis(norm.bias.detach().double(), 1, rank)
+        return Channels.of(live, beta.expand(live.shape))
+
+    def cut(self, call: Call, cut: Cut) -> None:
+        """Keep the parameters of the channels that stay."""
+        norm = call.module
+        assert isinstance(norm, _INSTANCE_NORMS)
+        for name in ("weight", "bias"):
+            keep(norm, name, cut.output)
+        if cut.output is not None:
+            norm.num_features = len(cut.output)
+
+
+class Mixing(Rule):
+    """Layer norm or group norm: its statistics need all channels, which therefore stay.
+
+    What it makes of them may still be constant: beta, where gamma is zero.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+
+    def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
+        """Constant where gamma is zero."""
+        norm = call.module
+        assert isinstance(norm, nn.LayerNorm | nn.GroupNorm)
+        rank, gamma = len(call.shape), norm.weight.detach()
+        beta = norm.bias.detach() if norm.bias is not None else torch.zeros_like(gamma)
+        live = on_axis(gamma != 0, self.axis, rank)
+        return Channels.of(live, on_axis(beta.double(), self.axis, rank))
+
+    def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
+        """Pin what goes in and what comes out."""
+        slots.pin(inputs[0])
+        own = slots.fresh([1] * len(call.shape))
+        slots.pin(own)
+        return own

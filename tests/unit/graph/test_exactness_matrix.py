@@ -367,8 +367,10 @@ def test_residual_whole_branch_dead_does_not_crash() -> None:
     kill(model.conv1, list(range(8)))
     kill(model.conv2, list(range(6)))
     small, plan = checked(model)
-    assert widths(small)[1] == 1
-    assert any("empty" in kept.why for kept in plan.kept)
+    assert widths(small) == [6, 3]
+    (branch,) = plan.branches
+    assert branch.into == "parameter:constant_add"  # the stem has the sum's other reader
+    assert {r.layer for r in plan.removed} == {"conv1", "conv2"}
 
 
 class Joined(nn.Module):
@@ -481,13 +483,19 @@ def test_a_gated_constant_is_not_a_constant() -> None:
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, affine=True)], ids=["group", "instance"]
+    ("norm", "left"),
+    [
+        (nn.GroupNorm(2, 6), 6),
+        (nn.InstanceNorm2d(6, affine=True), 5),
+        (nn.InstanceNorm2d(6), 5),
+    ],
+    ids=["group", "instance", "instance without parameters"],
 )
-def test_norms_over_the_image_are_left_alone(norm: nn.Module) -> None:
+def test_norms_over_several_channels_keep_them_all(norm: nn.Module, left: int) -> None:
     model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.Conv2d(6, 4, 1)), 23)
     kill(model[0], [0])
     small, _ = checked(model)
-    assert widths(small) == [6, 4]
+    assert widths(small) == [left, 4]
 
 
 def test_outgoing_dead_channel_leaves_and_the_cascade_goes_backwards() -> None:
@@ -605,7 +613,8 @@ def test_parameters_used_directly_in_forward() -> None:
     model = settle(Scaled(), 30)
     kill(model.conv, [0])
     small, _ = checked(model)
-    assert widths(small) == [5, 2]
+    assert widths(small) == [4, 2]
+    assert small.scale.shape == (1, 4, 1, 1)
 
 
 def test_operation_without_a_rule_is_slower_never_wrong() -> None:

@@ -147,11 +147,18 @@ def test_dead_channels_are_channels_and_the_interface_is_not() -> None:
     assert same_weights(model.state_dict(), before)
 
 
-@pytest.mark.parametrize("middle", [nn.Conv2d(4, 4, 1, groups=2), nn.ChannelShuffle(2)])
+@pytest.mark.parametrize("middle", [nn.Conv2d(4, 4, 1, groups=2), nn.GroupNorm(2, 4)])
 def test_a_width_that_something_relies_on_stays(middle: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), middle, nn.Conv2d(4, 5, 3), nn.Conv2d(5, 2, 3))
     groups = channel_groups(model, SHAPE)
     assert [indices(g.writes) for g in groups] == [{"2.weight": [n]} for n in range(5)]
+
+
+def test_a_shuffle_ties_the_channels_of_one_place_in_every_group() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ChannelShuffle(2), nn.Conv2d(4, 5, 3))
+    groups = channel_groups(model, SHAPE)
+    assert [indices(g.writes) for g in groups] == [{"0.weight": [0, 2]}, {"0.weight": [1, 3]}]
+    assert [indices(g.reads) for g in groups] == [{"2.weight": [0, 1]}, {"2.weight": [2, 3]}]
 
 
 def test_weights_without_a_group_are_kept_whole() -> None:

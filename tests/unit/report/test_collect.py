@@ -58,6 +58,23 @@ def test_a_layer_that_is_gone_has_no_figures_rather_than_zeros(tmp_path):
     assert gone["weights_after"] is None
 
 
+def test_a_layer_that_the_plan_says_lost_every_channel_has_zeros(tmp_path):
+    found = records()
+    found["compact"]["after"]["layers"] = found["compact"]["after"]["layers"][:1]
+    name = found["compact"]["before"]["layers"][1]["name"]
+    found["beside"]["compact"]["plan.json"]["layers"] = {
+        name: {
+            "kept_outputs": [],
+            "kept_inputs": [],
+            "outputs_before": 17,
+            "inputs_before": 16,
+        }
+    }
+    gone = collect(write_run(tmp_path / "run", found))["layers"][1]
+    figures = ("channels_after", "weights_after", "nonzero_weights_after", "macs_after")
+    assert [gone[figure] for figure in figures] == [0, 0, 0, 0]
+
+
 def test_the_date_is_that_of_the_last_stage(report):
     assert report["created"] == "2026-01-06T00:00:00+00:00"
 

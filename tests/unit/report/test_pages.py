@@ -295,3 +295,37 @@ def test_a_limit_that_a_file_does_not_have_is_a_dash(tmp_path):
         ["latency", "FAIL", "FAIL"],
         ["dtype", "FAIL", DASH],
     ]
+
+
+def test_reasons_and_dead_channels_are_told_layer_by_layer(tmp_path):
+    table = tables.layers(collected(tmp_path))
+    titles = [column.title for column in table.columns]
+    rows = {row[0].text: dict(zip(titles, row, strict=True)) for row in table.rows}
+    counted = {
+        name: [row[title].text for title in ("No input", "No reader", "Dead")]
+        for name, row in rows.items()
+    }
+    assert counted == {"block0.conv": ["1", "1", "0"], "block1.conv": ["1", "0", "2"]}
+
+
+@pytest.mark.parametrize(("lots", "rest"), [(10, None), (13, "3 layers more")])
+def test_of_many_dead_channels_the_largest_lots_are_told_and_the_rest_counted(
+    tmp_path, lots, rest
+):
+    found = records()
+    found["beside"]["compact"]["plan.json"]["kept"] = [
+        {"layer": f"layer{lot}", "channel": channel, "why": "tied"}
+        for lot in range(lots)
+        for channel in range(lot + 1)
+    ]
+    report = collected(tmp_path, found)
+    rows = tables.stayed(report).rows
+    assert rows[0][:2] == [(f"layer{lots - 1}", "", "code"), (str(lots), "", "")]
+    if rest is None:
+        assert len(rows) == lots
+        return
+    assert len(rows) == 11
+    assert [cell.text for cell in rows[-1]] == [
+        rest, str(1 + 2 + 3), "each is in channels.json of the compact stage",
+    ]  # fmt: skip
+    assert all(rest in text for text in both(report))

@@ -82,6 +82,53 @@ def test_every_layer_has_its_name_and_its_figures(tmp_path, count):
     )
 
 
+def bars(picture):
+    """Return the widths of the bars in channels, by colour and row of the picture."""
+    found = {}
+    for path in parsed(picture).iter("path"):
+        colour = re.search(r"fill: var\(--([\w-]+)\)", path.get("style", ""))
+        corners = re.findall(r"(-?[\d.]+) (-?[\d.]+)", path.get("d", ""))
+        if colour and len(corners) == 4 and path.get("clip-path"):
+            across = [float(x) for x, _ in corners]
+            found.setdefault(colour[1], []).append(max(across) - min(across))
+    return found
+
+
+def test_every_channel_is_in_the_picture_by_what_became_of_it(tmp_path):
+    found = records()
+    plan = found["beside"]["compact"]["plan.json"]
+    gone = {"no input": 5, "constant": 3, "no reader": 2}
+    plan["removed"] = [
+        {"layer": "block0.conv", "channel": 0, "reason": reason, "constant": None}
+        for reason, count in gone.items()
+        for _ in range(count)
+    ]
+    plan["kept"] = [{"layer": "block0.conv", "channel": c, "why": "tied"} for c in range(4)]
+    found["compact"]["before"]["layers"][0]["outputs"] = 16
+    found["compact"]["after"]["layers"][0]["outputs"] = 6
+    found["compact"]["before"]["layers"][1]["outputs"] = 16
+    found["compact"]["after"]["layers"][1]["outputs"] = 16
+    picture = drawn(tmp_path, found)["Channels of each layer"]
+    said = set(texts(picture))
+    assert {"kept", "dead but kept", *(f"removed: {reason}" for reason in gone)} <= said
+    assert {"16 → 6", "16 → 16"} <= said
+    widths = bars(picture)
+    one = widths["series-1"][1] / 16  # the second layer keeps all of its 16
+    counts = {colour: round(rows[0] / one, 3) for colour, rows in widths.items()}
+    assert counts == {
+        "series-1": 2, "series-2": 4, "pale": 5, "series-3": 3, "series-4": 2,
+    }  # fmt: skip
+
+
+def test_what_no_channel_met_is_not_in_the_legend(tmp_path):
+    found = records()
+    found["beside"]["compact"]["plan.json"]["kept"] = []
+    said = texts(drawn(tmp_path, found)["Channels of each layer"])
+    assert "dead but kept" not in said
+    assert "removed: constant" not in said
+    assert {"kept", "removed: no input", "removed: no reader"} <= set(said)
+
+
 def test_rows_of_many_layers_do_not_overlap(tmp_path):
     root = parsed(drawn(tmp_path, records(22))["Channels of each layer"])
     heights = sorted(
