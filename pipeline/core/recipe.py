@@ -93,6 +93,20 @@ class TrainOptions(Record):
     strategy: str = "auto"
 
 
+class CompactOptions(Record):
+    """What leaves beside the channels that are dead for certain.
+
+    Attributes:
+        dead_on_data: what becomes of channels that are one constant on every calibration
+            image: nothing, a list of them, or removal, whose price in accuracy is measured.
+        calibration_images: of the training split, looked at for it.
+    """
+
+    dead_on_data: Literal["off", "list", "remove"] = "off"
+    calibration_images: int = Field(default=200, ge=1)
+    calibration_seed: int = 0
+
+
 class QuantizeOptions(Record):
     """Calibration of the integer schemes; which schemes are made follows from the targets."""
 
@@ -135,6 +149,7 @@ class Recipe(Record):
     method: Choice = Choice(name="dense")
     budget: Budget = Budget()
     train: TrainOptions = TrainOptions()
+    compact: CompactOptions = CompactOptions()
     quantize: QuantizeOptions = QuantizeOptions()
     export: ExportOptions = ExportOptions()
     profile: ProfileOptions = ProfileOptions()

@@ -10,32 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.core.record import Record
 from pipeline.graph.channels import Liveness
+from pipeline.graph.plan import Branch
 from pipeline.graph.rules import Call, Channels, Rule, calls, operation
 from pipeline.graph.rules.merge import Elementwise, operands
 from pipeline.graph.rules.weighted import Kernel, widths
 
 _COMMUTE = ("add", "iadd")
 _SUMS = (*_COMMUTE, "sub", "isub", "subtract")
-
-
-class Branch(Record):
-    """A constant operand, and what becomes of it.
-
-    Attributes:
-        call: name of the node of the sum or product.
-        operand: 0 for the left side, 1 for the right.
-        shape: of the constant, one along every axis on which it is uniform.
-        values: of the constant, in that shape's order.
-        into: ``nothing:<call>`` of a sum with zeros, ``bias:<layer>``, ``parameter:<name>``.
-    """
-
-    call: str
-    operand: int
-    shape: list[int]
-    values: list[float]
-    into: str
 
 
 def dead_branches(liveness: Liveness) -> list[Branch]:

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.graph.surgery import CutPlan, LayerCut
+from pipeline.graph.plan import CutPlan, LayerCut
 
 PRUNABLE = (nn.Conv2d, nn.Linear)
 

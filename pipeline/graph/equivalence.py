@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.graph.surgery import CutPlan, perform
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import perform
 from pipeline.graph.trace import trace
 
 #: Largest accepted difference as a fraction of the largest output, float32 and float64.

@@ -109,6 +109,8 @@ def _accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
         "pruned": metrics["prune"]["accuracy_after"],
         "compact": metrics["compact"]["test_accuracy"],
     }
+    if paid := metrics["compact"].get("paid"):
+        steps |= {"compact": paid["accuracy_before"], "paid": paid["accuracy_after"]}
     return {
         step: Measure(
             value=value, unit="", basis="measured", n=count, conditions={"split": "test"}
@@ -121,9 +123,17 @@ def _counts(metrics: dict[str, Any]) -> dict[str, Any]:
     """Return what the whole network weighs before and after."""
     names = ("parameters", "weights", "nonzero_weights", "macs")
     prune, compact = metrics["prune"], metrics["compact"]
+    paid = compact.get("paid")
     return {
         "before": {name: compact["before"][name] for name in names},
         "after": {name: compact["after"][name] for name in names},
+        "paid": paid
+        and {
+            "removed": paid["removed"],
+            "channels": paid["channels"],
+            "images": paid["images"],
+            **{name: paid["after"][name] for name in names},
+        },
         "kept_weights": prune["kept_weights"],
         "effective_weights": prune["effective_weights"],
     }
@@ -141,12 +151,15 @@ def _layers(metrics: dict[str, Any], plan: dict[str, Any]) -> list[dict[str, Any
     for channel in plan["removed"]:
         reasons.setdefault(channel["layer"], Counter())[channel["reason"]] += 1
     stayed = Counter(channel["layer"] for channel in plan["kept"])
+    paid = metrics["compact"].get("paid") or {"after": {"layers": []}}
+    left = {layer["name"]: layer["outputs"] for layer in paid["after"]["layers"]}
     return [
         {
             "name": layer["name"],
             "kind": layer["kind"],
             "channels": layer["outputs"],
             "channels_after": after.get(layer["name"], {}).get("outputs"),
+            "channels_paid": left.get(layer["name"]),
             "removed": dict(sorted(reasons.get(layer["name"], Counter()).items())),
             "dead_but_kept": stayed[layer["name"]],
             "weights": layer["weights"],

@@ -126,9 +126,11 @@ def _threads(report: dict[str, Any]) -> list[int]:
 def layers(report: dict[str, Any]) -> Table:
     """Return one row a layer: channels, why they left or stayed dead, weights, MACs."""
     reasons = list(report["cut"]["reasons"])
+    paid = bool(report["counts"]["paid"])
     columns = [
         Column("Layer"),
-        Column("Channels", "before → after", numeric=True),
+        Column("Channels", "before → after, free", numeric=True),
+        *([Column("Paid", "left, less what is dead on data", numeric=True)] * paid),
         *(Column(reason.capitalize(), "removed", numeric=True) for reason in reasons),
         Column("Dead", "but kept", numeric=True),
         Column("Weights", "dense", numeric=True),
@@ -137,16 +139,18 @@ def layers(report: dict[str, Any]) -> Table:
         Column("Non-zero", "after compaction", numeric=True),
         Column("MACs", "before → after", numeric=True),
     ]
-    return Table(columns, [_layer_row(layer, reasons) for layer in report["layers"]])
+    rows = [_layer_row(layer, reasons, paid=paid) for layer in report["layers"]]
+    return Table(columns, rows)
 
 
-def _layer_row(layer: dict[str, Any], reasons: list[str]) -> list[Cell]:
+def _layer_row(layer: dict[str, Any], reasons: list[str], *, paid: bool) -> list[Cell]:
     dense = layer["weights"]
     kept, stored = layer["kept_weights"], layer["weights_after"]
     nonzero = layer["nonzero_weights_after"]
     return [
         Cell(layer["name"], layer["kind"], "code"),
         Cell(*_from_to(layer["channels"], layer["channels_after"])),
+        *([Cell(whole(layer["channels_paid"]))] * paid),
         *(Cell(whole(layer["removed"].get(reason, 0))) for reason in reasons),
         Cell(whole(layer["dead_but_kept"])),
         Cell(whole(dense)),
@@ -315,6 +319,10 @@ def scores(report: dict[str, Any]) -> Table:
         ("pruned", "selected, pruned", before, kept, effective),
         ("compact", "compact", after, after["nonzero_weights"], None),
     ]
+    if paid := counts["paid"]:
+        verb = "removed" if paid["removed"] else "could leave"
+        label = f"paid: {paid['channels']} channels dead on {paid['images']} images {verb}"
+        rows.append(("paid", label, paid, paid["nonzero_weights"], None))
     return Table(
         columns,
         [

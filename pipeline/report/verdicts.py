@@ -164,7 +164,17 @@ def headline(report: dict[str, Any]) -> str:
     return (
         f"{first}: {_value(report, 'model')} on {_value(report, 'data')}, {_pruning(report)}, "
         f"{size if before != after else f'keeps its {whole(after)}'} parameters with equal "
-        f"outputs, and {_reach(report, chosen)}."
+        f"outputs{_paid(counts['paid'])}, and {_reach(report, chosen)}."
+    )
+
+
+def _paid(paid: dict[str, Any] | None) -> str:
+    """Say what left beyond equal outputs, where that was asked for."""
+    if not paid or not paid["removed"]:
+        return ""
+    return (
+        f", then to {whole(paid['parameters'])} less {plural(paid['channels'], 'channel')} "
+        f"dead on {plural(paid['images'], 'image')}"
     )
 
 

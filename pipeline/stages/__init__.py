@@ -48,7 +48,7 @@ STAGES: tuple[Stage, ...] = (
         "train", (), "masked network", (*_DATA, "method", "budget", "train"), resumable=True
     ),
     Stage("prune", ("masked network",), "pruned network", (*_DATA, "budget", "train")),
-    Stage("compact", ("pruned network",), "compact network", _DATA),
+    Stage("compact", ("pruned network",), "compact network", (*_DATA, "compact")),
     Stage(
         "quantize", ("compact network",), "quantization plan", (*_DATA, "quantize"),
         targets="wanted",

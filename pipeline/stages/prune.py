@@ -9,7 +9,7 @@ import torch
 from pipeline.core.rundir import write_json
 from pipeline.graph.channels import analyse, effective_masks
 from pipeline.graph.counting import count
-from pipeline.graph.surgery import plan_cuts
+from pipeline.graph.planning import plan_cuts
 from pipeline.graph.trace import trace
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy

@@ -25,8 +25,8 @@ from pipeline.graph.counting import Count, count, demand_predicted
 from pipeline.graph.equivalence import Equivalence, noise, outputs, prove_on_noise
 from pipeline.graph.explain import Explanation, explain
 from pipeline.graph.fold import fold_batch_norm
-from pipeline.graph.surgery import CutPlan, compact
-from pipeline.graph.trace import trace
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import compact
 from pipeline.runtime.engines import open_model
 from pipeline.stages.checkpoint import pruned_state
 from pipeline.stages.network import with_weights
@@ -116,7 +116,7 @@ def compact_checkpoint(
     proof.demand()
     old, new = count(before, shape), count(after, shape)
     demand_predicted(old, new, plan)
-    channels = explain(plan, trace(before, shape))
+    channels = explain(plan)
     weights = _packed(after.state_dict())
     with scratch(_made(folder)) as room:
         (room / _WEIGHTS).write_bytes(weights)

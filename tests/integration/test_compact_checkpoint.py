@@ -40,7 +40,8 @@ LOAD = """
 import json, sys
 import torch
 from safetensors.torch import load_file, save_file
-from pipeline.graph.surgery import CutPlan, rebuild
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import rebuild
 from pruned_nets import Net
 
 network = Net(width=12, classes=5)

@@ -15,7 +15,8 @@ from torch import fx, nn
 from pipeline.graph.channels import analyse, effective_masks
 from pipeline.graph.counting import count, prunable
 from pipeline.graph.equivalence import prove
-from pipeline.graph.surgery import CutPlan, compact, rebuild
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import compact, rebuild
 from pipeline.graph.trace import trace
 
 SHAPE = (2, 16, 16)
