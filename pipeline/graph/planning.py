@@ -405,4 +405,5 @@ def _live_partners(liveness: Liveness, groups: Mapping[fx.Node, Tensor]) -> dict
 
 
 def _indices(mask: Tensor) -> list[int]:
-    return [int(i) for i in mask.nonzero().flatten()]
+    found: list[int] = mask.nonzero().flatten().tolist()
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.graph.branches import cut_branches
@@ -12,17 +13,17 @@ from pipeline.graph.plan import CutPlan, Fold, Stay
 from pipeline.graph.planning import plan_cuts
 from pipeline.graph.rules import Cut, Kept, calls
 from pipeline.graph.rules.weighted import output_axis, shift, widths
-from pipeline.graph.trace import trace
+from pipeline.graph.trace import Shape, trace
 
-SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+LARGEST_SUBNORMAL = torch.finfo(torch.float32).tiny * (1 - torch.finfo(torch.float32).eps)
 
 
-def compact(model: nn.Module, shape: tuple[int, ...]) -> tuple[fx.GraphModule, CutPlan]:
+def compact(model: nn.Module, shape: Shape) -> tuple[fx.GraphModule, CutPlan]:
     """Return a physically smaller network with the same outputs, and the plan it obeyed.
 
     Args:
         model: a network with zeros in its weights; it is not changed.
-        shape: of one input image, ``(c, h, w)``.
+        shape: of one input image, ``(c, h, w)``, or of one of each input.
 
     Raises:
         PareError: the network cannot be traced.
@@ -32,7 +33,7 @@ def compact(model: nn.Module, shape: tuple[int, ...]) -> tuple[fx.GraphModule, C
     return perform(graph, plan), plan
 
 
-def rebuild(model: nn.Module, shape: tuple[int, ...], plan: CutPlan) -> fx.GraphModule:
+def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
     """Return the architecture a plan leads to, ready for its saved weights.
 
     Needs the network's code and the plan alone, so that a compact network travels as a
@@ -62,7 +63,7 @@ def flush_subnormals(model: nn.Module) -> None:
     """Set parameters below the smallest normal float32 to zero: they cost time on a CPU."""
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point():
-            tensor.masked_fill_(tensor.abs() < SMALLEST_NORMAL, 0)
+            tensor.copy_(F.hardshrink(tensor, LARGEST_SUBNORMAL))
 
 
 def _fold(graph: fx.GraphModule, name: str, fold: Fold) -> None:

@@ -19,16 +19,19 @@ from pipeline.core.errors import PareError
 from pipeline.graph.modules import as_modules
 from pipeline.graph.mutations import follow_mutations
 
+#: Of one input image, ``(c, h, w)``; of each, where a network takes several inputs.
+Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
-def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+
+def trace(model: nn.Module, shape: Shape) -> fx.GraphModule:
     """Trace a copy of ``model`` in evaluation mode; ``torch.nn`` modules stay leaves.
 
     ``torch.fx`` goes first, since it keeps the network's own modules; where it fails, or
     gives a graph that computes something else than the code, ``torch.export`` follows.
 
     Args:
-        model: any network of one image input; it is not changed.
-        shape: of one input image, ``(c, h, w)``.
+        model: any network of images; it is not changed.
+        shape: of one input image, ``(c, h, w)``, or of one of each input.
 
     Returns:
         A graph whose nodes carry ``meta["shape"]``, the shape of their value for a batch of
@@ -41,7 +44,7 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """
     own = copy.deepcopy(model).cpu().eval()
     dtype = next(own.parameters()).dtype
-    noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    noise = _noise(shape, dtype)
     expected = _outputs(own, noise, shape)
     refusal: PareError | None = None
     for capture in (_by_symbols, _by_export):
@@ -59,7 +62,15 @@ def trace(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     raise refusal
 
 
-def _by_symbols(model: nn.Module, _images: Tensor) -> fx.GraphModule:
+def _noise(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return a batch of two for each input."""
+    generator = torch.Generator().manual_seed(0)
+    several = [size for size in shape if isinstance(size, tuple)]
+    sizes = several or [tuple(size for size in shape if isinstance(size, int))]
+    return tuple(torch.randn(2, *one, generator=generator).to(dtype) for one in sizes)
+
+
+def _by_symbols(model: nn.Module, _images: tuple[Tensor, ...]) -> fx.GraphModule:
     """Trace with ``torch.fx``."""
     try:
         graph = fx.symbolic_trace(model)
@@ -83,15 +94,15 @@ def _name_inputs_by_position(graph: fx.GraphModule) -> None:
             node.kwargs = others
 
 
-def _by_export(model: nn.Module, images: Tensor) -> fx.GraphModule:
+def _by_export(model: nn.Module, images: tuple[Tensor, ...]) -> fx.GraphModule:
     """Trace with ``torch.export``, sizes of batch and image left open where they can be."""
     auto = torch.export.Dim.AUTO
-    open_axes = {0: auto} | dict.fromkeys(range(2, images.dim()), auto)
+    open_axes = tuple({0: auto} | dict.fromkeys(range(2, x.dim()), auto) for x in images)
     try:
         # What torch prints here is of its own inside, and the error says it again.
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            exported = torch.export.export(model, (images,), dynamic_shapes=(open_axes,))
+            exported = torch.export.export(model, images, dynamic_shapes=open_axes)
             graph = exported.module()
     except Exception as error:
         raise PareError(
@@ -126,27 +137,27 @@ class _Recorder(fx.Interpreter):
 
 
 @torch.no_grad()
-def record(graph: fx.GraphModule, images: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+def record(graph: fx.GraphModule, images: tuple[Tensor, ...], shape: Shape) -> list[Tensor]:
     """Note shapes on the nodes of a graph, and return its outputs for ``images``.
 
     Raises:
         PareError: the graph does not accept the images.
     """
     try:
-        return _tensors(_Recorder(graph).run(images.clone()))
+        return _tensors(_Recorder(graph).run(*(x.clone() for x in images)))
     except Exception as error:
         raise _not_accepted(graph, shape, error) from error
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, images: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+def _outputs(model: nn.Module, images: tuple[Tensor, ...], shape: Shape) -> list[Tensor]:
     try:
-        return _tensors(model(images.clone()))
+        return _tensors(model(*(x.clone() for x in images)))
     except Exception as error:
         raise _not_accepted(model, shape, error) from error
 
 
-def _not_accepted(model: nn.Module, shape: tuple[int, ...], error: Exception) -> PareError:
+def _not_accepted(model: nn.Module, shape: Shape, error: Exception) -> PareError:
     return PareError(
         f"the network {_refusal(f'does not accept images of shape {shape}', model, error)} "
         "Choose a model made for this image size, or resize the images."

@@ -159,11 +159,11 @@ class Kernel(Rule):
         inputs = _by_group(cut.inputs[0], parts, into_group)
         outputs = _by_group(cut.output, parts, per_group)
         left = [
-            kernel[out][:, into]
-            for kernel, out, into in zip(weight, outputs, inputs, strict=True)
+            kernel.index_select(0, out).index_select(1, into)
+            for kernel, out, into in zip(weight.detach(), outputs, inputs, strict=True)
             if out.numel()
         ]
-        _store(layer, torch.stack(left).detach())
+        _store(layer, left[0][None] if len(left) == 1 else torch.stack(left))
         keep(layer, "bias", cut.output)
 
 
@@ -191,7 +191,7 @@ def _by_group(kept: Kept | None, parts: int, size: int) -> list[Tensor]:
 def _store(layer: Layer, parts: Tensor) -> None:
     """Give a layer the kernel ``[groups, outputs / group, inputs / group, positions]``."""
     if isinstance(layer, nn.Linear):
-        replace(layer, "weight", parts[0, :, :, 0].clone())
+        replace(layer, "weight", parts[0, :, :, 0].contiguous())
         layer.out_features, layer.in_features = parts.shape[1:3]
         return
     layer.groups = parts.shape[0]
@@ -200,7 +200,7 @@ def _store(layer: Layer, parts: Tensor) -> None:
     if isinstance(layer, _TRANSPOSED):
         parts = parts.transpose(1, 2)
     rows = parts.flatten(0, 1)
-    replace(layer, "weight", rows.reshape(*rows.shape[:2], *layer.kernel_size).clone())
+    replace(layer, "weight", rows.reshape(*rows.shape[:2], *layer.kernel_size).contiguous())
 
 
 class Depthwise(Kernel):
