@@ -124,8 +124,8 @@ def prove(
         images: real images, float32 ``[n, c, h, w]``.
         seed: of the noise.
     """
-    named = [("real images", images), *_noises(before, tuple(images.shape), seed)]
-    return _compared(before, after, plan, named)
+    inputs = [("real images", images), ("noise", noise(tuple(images.shape), seed))]
+    return _compared(before, after, plan, inputs, seed)
 
 
 def prove_on_noise(
@@ -140,15 +140,24 @@ def prove_on_noise(
         shape: of one input image, ``(c, h, w)``.
         seed: of the noise.
     """
-    return _compared(before, after, plan, _noises(before, (8, *shape), seed))
+    return _compared(before, after, plan, [("noise", noise((8, *shape), seed))], seed)
 
 
 def _compared(
-    before: nn.Module, after: nn.Module, plan: CutPlan, inputs: list[tuple[str, Tensor]]
+    before: nn.Module,
+    after: nn.Module,
+    plan: CutPlan,
+    inputs: list[tuple[str, Tensor]],
+    seed: int,
 ) -> Equivalence:
-    """Compare on each of the named inputs, in float32 and in float64."""
+    """Compare on each of the named inputs, and at another size, in float32 and in float64."""
     wide_before = copy.deepcopy(before).double()
-    wide_after = perform(trace(wide_before, tuple(inputs[0][1].shape[1:])), plan)
+    graph = trace(wide_before, tuple(inputs[0][1].shape[1:]))
+    wide_after = perform(graph, plan)
+    _, channels, height, width = inputs[0][1].shape
+    larger = noise((2, channels, height * 3 // 2, width * 2), seed + 1)
+    if _agree(wide_before, graph, larger.double(), outputs(graph, inputs[0][1][:1].double())):
+        inputs = [*inputs, ("noise at another size", larger)]
     found = []
     for what, images in inputs:
         found.append(compare(before, after, images, what))
@@ -156,16 +165,22 @@ def _compared(
     return Equivalence(comparisons=found)
 
 
-def _noises(model: nn.Module, shape: tuple[int, ...], seed: int) -> list[tuple[str, Tensor]]:
-    """Return noise ``[n, c, h, w]`` of a shape, and of another size if a network takes it."""
-    _, channels, height, width = shape
-    same = noise(shape, seed)
-    larger = noise((2, channels, height * 3 // 2, width * 2), seed + 1)
-    per_image = len(outputs(model, same[:1])[0])
-    named = [("noise", same)]
-    if _accepts(model, larger, per_image):
-        named.append(("noise at another size", larger))
-    return named
+def _agree(
+    model: nn.Module, graph: nn.Module, images: Tensor, one_image: list[Tensor]
+) -> bool:
+    """Tell whether a network takes images of another size, and its graph like it.
+
+    A reshape to a fixed number of features may swallow a larger image as several rows, and a
+    graph may hold as a number what the code computes from the size.
+    """
+    try:
+        expected, found = outputs(model, images), outputs(graph, images)
+    except Exception:  # whatever a user's code raises for a size it was not made for
+        return False
+    return len(expected[0]) == len(one_image[0]) * len(images) and all(
+        a.shape == b.shape and torch.allclose(a, b)
+        for a, b in zip(expected, found, strict=True)
+    )
 
 
 def noise(shape: tuple[int, ...], seed: int) -> Tensor:
@@ -178,15 +193,3 @@ def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the tensors a network gives for ``images``, in the order of its structure."""
     leaves = tree_leaves(model.eval()(images))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.numel()]
-
-
-def _accepts(model: nn.Module, images: Tensor, per_image: int) -> bool:
-    """Tell whether a network takes images of another size, one row of outputs an image.
-
-    A reshape to a fixed number of features may swallow a larger image as several rows.
-    """
-    try:
-        found = outputs(model, images)
-    except Exception:  # whatever a user's code raises for a size it was not made for
-        return False
-    return len(found[0]) == per_image * len(images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 
+import torch
 from torch import fx, nn
 
 from pipeline.core.errors import PareError
@@ -22,7 +23,7 @@ _VIEWS = frozenset(
     {
         "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "chunk",
         "split", "narrow", "expand", "detach", "contiguous", "getitem", "view_as", "t",
-        "unbind", "select", "dropout", "swapaxes", "movedim", "unflatten",
+        "unbind", "select", "dropout", "swapaxes", "movedim", "unflatten", "slice", "alias",
     }
 )  # fmt: skip
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -59,6 +60,8 @@ def _changed(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     if node.op == "call_method":
         name = str(node.target)
         return first if name.endswith("_") and not name.endswith("__") else None
+    if isinstance(node.target, torch._ops.OpOverload):
+        return first if node.target._schema.is_mutable else None
     if node.op == "call_function":
         name = getattr(node.target, "__name__", "")
         in_place = node.target in _OPERATORS or bool(node.kwargs.get("inplace"))
@@ -111,6 +114,8 @@ def _aliases(graph: fx.GraphModule, value: fx.Node) -> set[fx.Node]:
 def _is_view(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(graph.get_submodule(str(node.target)), _VIEW_MODULES)
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.name.removeprefix("aten::") in _VIEWS
     if node.op in ("call_method", "call_function"):
         name = (
             node.target

@@ -349,7 +349,7 @@ def _removed(
         stays = torch.zeros(out, dtype=torch.bool)
         if own is not None and own not in decision.dropped:
             stays = line(decision.stays[own], out)
-        empty = ~rule.reads(call).any(2).flatten()
+        empty = rule.is_empty(call)
         taken_in = folded.get(own, {}) if own is not None else {}
         for channel in _indices(~stays):
             live = bool(state.live[channel])

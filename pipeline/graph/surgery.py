@@ -30,7 +30,7 @@ def compact(model: nn.Module, shape: Shape) -> tuple[fx.GraphModule, CutPlan]:
     """
     graph = trace(model, shape)
     plan = plan_cuts(graph)
-    return perform(graph, plan), plan
+    return _carry_out(graph, plan), plan
 
 
 def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
@@ -39,13 +39,17 @@ def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
     Needs the network's code and the plan alone, so that a compact network travels as a
     state dict and a JSON file. The weights' values are meaningless until loaded.
     """
-    return perform(trace(model, shape), plan)
+    return _carry_out(trace(model, shape), plan)
+
+
+def perform(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
+    """Carry a plan out on a copy of the graph, and flush what fell below the normal range."""
+    return _carry_out(copy.deepcopy(graph), plan)
 
 
 @torch.no_grad()
-def perform(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
-    """Carry a plan out on a copy of the graph, and flush what fell below the normal range."""
-    graph = copy.deepcopy(graph)
+def _carry_out(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
+    """Carry a plan out in place, on a graph that is ours; large weights are copied once."""
     cut_branches(graph, plan.branches)
     for layer, fold in plan.folds.items():
         _fold(graph, layer, fold)

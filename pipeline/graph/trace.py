@@ -103,18 +103,28 @@ def _by_export(model: nn.Module, images: tuple[Tensor, ...]) -> fx.GraphModule:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             exported = torch.export.export(model, images, dynamic_shapes=open_axes)
-            graph = exported.module()
+            graph = _plain(exported, type(model).__name__)
+            try:
+                follow_mutations(graph)
+            except PareError:  # a view of what was changed: torch resolves it, less legibly
+                graph = _plain(exported.run_decompositions({}), type(model).__name__)
     except Exception as error:
         raise PareError(
             f"the network {_refusal('cannot be exported', model, error)} Write the forward "
             "pass without branches or loops that depend on tensor values."
         ) from error
-    assert isinstance(graph, fx.GraphModule)
-    for node in list(graph.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            graph.graph.erase_node(node)  # a check of the input's sizes
-    graph.recompile()
     return graph
+
+
+def _plain(exported: torch.export.ExportedProgram, name: str) -> fx.GraphModule:
+    """Return an exported network as a module like any other, without checks of its inputs."""
+    found = exported.module()
+    assert isinstance(found, fx.GraphModule)
+    for node in list(found.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            found.graph.erase_node(node)
+    # The module of torch.export refuses train() and eval().
+    return fx.GraphModule(found, found.graph, name)
 
 
 class _Recorder(fx.Interpreter):

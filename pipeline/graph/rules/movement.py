@@ -325,7 +325,7 @@ class Part(Movement):
         if split is None or cut.output is None or operation(split) == "unbind":
             return
         axis = cut.output.axis
-        if split.target is not torch.split:
+        if split.target is not torch.split or not isinstance(split.args[1], list):
             sizes = [int(tensor_shape[axis]) for tensor_shape in split.meta["shapes"]]
             split.op, split.target, split.kwargs = "call_function", torch.split, {}
             split.args = (call.inputs[0], sizes, axis)

@@ -19,7 +19,8 @@ from pipeline.graph.counting import count, demand_predicted, predict, prunable
 from pipeline.graph.equivalence import prove
 from pipeline.graph.fold import fold_batch_norm
 from pipeline.graph.mutations import follow_mutations
-from pipeline.graph.surgery import CutPlan, compact
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import compact
 from pipeline.graph.trace import trace
 
 SHAPE = (3, 8, 8)
@@ -434,3 +435,22 @@ def test_a_plan_that_is_not_obeyed_is_noticed() -> None:
         PareError, match="layer '0' has 18 weights after compaction, planned were 15"
     ):
         demand_predicted(before, before, plan)
+
+
+def test_several_inputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(1, 4, 1)
+            self.last = nn.Conv2d(10, 2, 1)
+
+        def forward(self, image: Tensor, depth: Tensor) -> Tensor:
+            return self.last(torch.cat([F.relu(self.a(image)), F.relu(self.b(depth))], 1))
+
+    model = settle(Two(), 3)
+    kill(model.a, [0, 3])
+    kill(model.b, [1])
+    small, plan = compact(model, ((3, 8, 8), (1, 8, 8)))
+    assert removed(plan) == {("a", 0), ("a", 3), ("b", 1)}
+    image, depth = torch.randn(2, 3, 9, 7), torch.randn(2, 1, 9, 7)
+    torch.testing.assert_close(small(image, depth), model(image, depth))
