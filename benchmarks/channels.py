@@ -31,6 +31,10 @@ CELLS: dict[str, dict[str, Any]] = {
         "method": {"name": "reparam", "granularity": "channel"},
         "budget": {"macs": 0.5},
     },
+    "channels, half of the MACs, multiples of 8": {
+        "method": {"name": "reparam", "granularity": "channel"},
+        "budget": {"macs": 0.5, "multiple": 8},
+    },
     "weights, 20 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.20}},
     "weights, 10 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.10}},
     "weights, 5 % kept": {"method": {"name": "reparam"}, "budget": {"weights": 0.05}},

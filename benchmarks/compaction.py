@@ -56,12 +56,19 @@ RESULTS = Path(__file__).parent / "results"
 CLASSES = 100
 LIMIT = TOLERANCE[torch.float32]
 OURS = "this project"
+EVEN = "this project, multiples of 8"
 SIMPLIFY = "torch-simplify"
 GROUPS = "Torch-Pruning"
 WHOLE = "Torch-Pruning, whole groups"
 #: The distribution each tool comes from.
 PACKAGES = {SIMPLIFY: "torch-simplify", GROUPS: "torch-pruning", WHOLE: "torch-pruning"}
-COLOURS = {OURS: "tab:blue", SIMPLIFY: "tab:orange", GROUPS: "tab:red", WHOLE: "tab:purple"}
+COLOURS = {
+    OURS: "tab:blue",
+    EVEN: "tab:cyan",
+    SIMPLIFY: "tab:orange",
+    GROUPS: "tab:red",
+    WHOLE: "tab:purple",
+}
 FILTERS = "50 % of the filters"
 ZEROED = "50 % of the channels, all zero"
 PRUNINGS = {
@@ -230,6 +237,13 @@ def this_project(model: nn.Module, image: int) -> nn.Module:
     return compact(model, (3, image, image))[0]
 
 
+def this_project_in_blocks(model: nn.Module, image: int) -> nn.Module:
+    """Compact with this project, widths kept a multiple of 8 by dead channels."""
+    from pipeline.graph.surgery import compact
+
+    return compact(model, (3, image, image), multiple=8)[0]
+
+
 def torch_simplify(model: nn.Module, image: int) -> nn.Module:
     """Compact with torch-simplify and its defaults."""
     from simplify import simplify  # type: ignore[import-not-found]  # an optional peer
@@ -302,6 +316,7 @@ def _dead_everywhere(
 
 TOOLS: dict[str, Callable[[nn.Module, int], nn.Module]] = {
     OURS: this_project,
+    EVEN: this_project_in_blocks,
     SIMPLIFY: torch_simplify,
     GROUPS: torch_pruning,
     WHOLE: torch_pruning_whole,
@@ -769,8 +784,14 @@ def left(row: dict[str, Any], name: str) -> str:
 
 def new_moves(row: dict[str, Any]) -> str:
     """Return the moving nodes that the pruned network's file did not have as many of."""
-    had = (row.get("moves_before") or "").split(", ")
-    return ", ".join(m for m in (row.get("moves") or "").split(", ") if m not in had)
+    had, has = _counted(row.get("moves_before")), _counted(row.get("moves"))
+    return ", ".join(f"{node} {n}" for node, n in has.items() if n > had.get(node, 0))
+
+
+def _counted(moves: str | None) -> dict[str, int]:
+    """Read ``Gather 13, ScatterElements 36``."""
+    pairs = (text.split() for text in (moves or "").split(", ") if text)
+    return {node: int(count) for node, count in pairs}
 
 
 def remark(row: dict[str, Any]) -> str:

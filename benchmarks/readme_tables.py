@@ -33,6 +33,7 @@ def main() -> None:
     text = replaced(text, "quickstart", quickstart(report))
     text = replaced(text, "methods", methods())
     text = replaced(text, "comparison", comparison())
+    text = replaced(text, "compaction", compaction())
     write_text(ROOT / "README.md", text)
     print("README.md is up to date with benchmarks/results.")
 
@@ -113,6 +114,15 @@ def comparison() -> str:
     text = (RESULTS / f"methods_{size}.md").read_text(encoding="utf-8")
     plot = f"![Top-1 against kept weights](benchmarks/results/methods_{size}.svg)"
     return f"{text.partition(chr(10) * 2)[2].strip()}\n\n{plot}"
+
+
+def compaction() -> str:
+    """Return how many networks each tool compacted exactly, and what that was measured on."""
+    text = (RESULTS / "compaction.md").read_text(encoding="utf-8")
+    how, table = text.split("\n\n")[1:3]
+    plot = "![Parameters left by each tool](benchmarks/results/compaction.png)"
+    more = "Every row is in [compaction.md](benchmarks/results/compaction.md)."
+    return f"{table.strip()}\n\n{how.strip()} {more}\n\n{plot}"
 
 
 def replaced(text: str, name: str, content: str) -> str:

@@ -7,6 +7,13 @@ from torch import Tensor, nn
 
 from pipeline.graph.counting import prunable
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+LAYERS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.ConvTranspose3d, nn.Linear,
+)  # fmt: skip
+
 
 def settle(model: nn.Module, seed: int) -> nn.Module:
     """Give batch norms random statistics and every bias a random value, in place, ours."""
@@ -17,14 +24,21 @@ def settle(model: nn.Module, seed: int) -> nn.Module:
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, BATCH_NORMS):
                 module.running_mean.copy_(draw(module.running_mean))
                 module.running_var.copy_(draw(module.running_var).abs() + 0.5)
                 if module.affine:
                     module.weight.copy_(draw(module.weight, 0.3, 1.0))
                     module.bias.copy_(draw(module.bias))
-            elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            elif isinstance(module, NORMS) and module.weight is not None:
+                module.weight.copy_(draw(module.weight, 0.3, 1.0))
+                if module.bias is not None:
+                    module.bias.copy_(draw(module.bias))
+            elif isinstance(module, LAYERS) and module.bias is not None:
                 module.bias.copy_(draw(module.bias, 0.3))
+            for name, scale in module.named_parameters(recurse=False):
+                if name == "layer_scale":  # 1e-6 as it starts, which would hide errors
+                    scale.copy_(draw(scale, 0.2, 0.5))
     return model.eval()
 
 
@@ -41,15 +55,15 @@ def whole(model: nn.Module, seed: int, largest: int = 2) -> nn.Module:
     model = model.double()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            if isinstance(module, BATCH_NORMS):
                 module.eps = 0.0
                 module.running_mean.copy_(draw(module.running_mean))
                 module.running_var.copy_(4.0 ** draw(module.running_var))
                 module.weight.copy_(draw(module.weight))
                 module.bias.copy_(draw(module.bias))
-            elif isinstance(module, nn.Conv2d | nn.Linear):
+            elif isinstance(module, (*LAYERS, nn.PReLU)):
                 module.weight.copy_(draw(module.weight))
-                if module.bias is not None:
+                if getattr(module, "bias", None) is not None:
                     module.bias.copy_(draw(module.bias))
     return model.eval()
 

@@ -144,6 +144,12 @@ def _shape(
     metavar="FILE",
     help="Tensors of 0 and 1 by parameter name, multiplied in.",
 )
+@click.option(
+    "--multiple",
+    type=click.IntRange(1),
+    default=1,
+    help="Keep widths a multiple of N by dead channels, as kernels like it.  [default: 1]",
+)
 @_run_options
 def compact(source: str, **options: Any) -> None:
     """Cut dead channels out and prove that the outputs are equal.
@@ -157,11 +163,14 @@ def compact(source: str, **options: Any) -> None:
     earlier files.
     """
     own = {name: options.pop(name) for name in ("model", "shape", "zeros", "masks")}
+    multiple = options.pop("multiple")
     if any(own.values()) or Path(source).suffix in (".safetensors", ".pt", ".pth"):
         from pipeline.cli.compacting import execute
 
-        execute(source, **own, **options)
+        execute(source, **own, multiple=multiple, **options)
     else:
+        if multiple > 1:
+            options["overrides"] += (f"compact.multiple={multiple}",)
         _execute(source, until="compact", **options)
 
 

@@ -28,6 +28,7 @@ def execute(
     shape: tuple[int, int, int] | None,
     zeros: bool,
     masks: Path | None,
+    multiple: int,
     targets: tuple[str, ...],
     overrides: tuple[str, ...],
     out: Path | None,
@@ -59,6 +60,7 @@ def execute(
         out,
         zeros=zeros,
         masks=masks,
+        multiple=multiple,
         options=dict(map(_option, overrides)),
         fresh=not resume,
     )
@@ -88,6 +90,7 @@ def lines(result: Compacted) -> list[str]:
         "",
         *_removed(result.channels),
         *_kept(result.channels),
+        *([result.slow] if result.slow else []),
         "",
         f"{folder}: {', '.join(result.files)}",
         f"no model.onnx: {onnx.refused}"

@@ -94,14 +94,17 @@ class TrainOptions(Record):
 
 
 class CompactOptions(Record):
-    """What leaves beside the channels that are dead for certain.
+    """How widths are rounded, and what leaves beside the channels that are dead for certain.
 
     Attributes:
+        multiple: of which layers keep their width, by a few dead channels, since kernels run
+            at full speed on blocks of 4, 8 or 16.
         dead_on_data: what becomes of channels that are one constant on every calibration
             image: nothing, a list of them, or removal, whose price in accuracy is measured.
         calibration_images: of the training split, looked at for it.
     """
 
+    multiple: int = Field(default=1, ge=1)
     dead_on_data: Literal["off", "list", "remove"] = "off"
     calibration_images: int = Field(default=200, ge=1)
     calibration_seed: int = 0

@@ -93,7 +93,7 @@ class Seen(Record):
 
 
 def plan_paid(
-    graph: fx.GraphModule, seen: Mapping[str, Channels]
+    graph: fx.GraphModule, seen: Mapping[str, Channels], *, multiple: int = 1
 ) -> tuple[CutPlan, list[Seen]]:
     """Plan the removal of what was seen to be constant.
 
@@ -104,13 +104,14 @@ def plan_paid(
     Args:
         graph: from ``trace``, what exact compaction left.
         seen: from ``constant_on``.
+        multiple: of which the widths are kept.
 
     Returns:
         The plan, and the channels that it takes for constant.
     """
     seen = dict(seen)
     while True:
-        plan = plan_cuts(graph, seen)
+        plan = plan_cuts(graph, seen, multiple=multiple)
         believed = {name: _left(plan, name, state) for name, state in seen.items()}
         if all(torch.equal(believed[name].live, state.live) for name, state in seen.items()):
             return plan, _listed(seen)

@@ -93,10 +93,14 @@ class Stay(Record):
 
 
 class CallCut(Record):
-    """What stays of the inputs of a call and of its result; None where nothing leaves."""
+    """What stays of the inputs of a call and of its result; None where nothing leaves.
+
+    ``sizes`` are those of the result's other axes on which channels lie.
+    """
 
     inputs: list[Stay | None]
     output: Stay | None
+    sizes: dict[int, int]
 
 
 class CutPlan(Record):

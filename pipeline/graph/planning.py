@@ -32,7 +32,7 @@ from pipeline.graph.plan import (
     Stay,
 )
 from pipeline.graph.rules import OPAQUE, Call, Channels, Rule, free_axis, line
-from pipeline.graph.rules.movement import Sized
+from pipeline.graph.rules.movement import Part, Sized
 from pipeline.graph.rules.norm import BatchNorm
 from pipeline.graph.rules.weighted import Depthwise, Kernel, layer_of, varies, widths
 
@@ -56,13 +56,19 @@ class _Decision:
 
 @torch.no_grad()
 def plan_cuts(
-    graph: fx.GraphModule, observed: Mapping[str, Channels] | None = None
+    graph: fx.GraphModule,
+    observed: Mapping[str, Channels] | None = None,
+    *,
+    multiple: int = 1,
 ) -> CutPlan:
     """Decide which channels leave, where their constants go, and why each left or stayed.
 
     Args:
         graph: from ``trace``; it is not changed.
         observed: channels that were seen to be constant on data, by node name.
+        multiple: so many channels, or a multiple of them, stay of each layer where it has
+            them: kernels run at full speed on blocks of 4, 8 or 16. What stays for it is
+            dead, and changes nothing.
     """
     first = liveness = analyse(graph, observed=observed)
     branches: list[Branch] = []
@@ -73,7 +79,7 @@ def plan_cuts(
         liveness = analyse(graph, observed=observed)
         branches += found
     groups, slots = couple(liveness)
-    decision = _decide(liveness, groups, slots.pinned_groups())
+    decision = _decide(liveness, groups, slots.pinned_groups(), multiple)
     folds = _folds(liveness, decision)
     return CutPlan(
         branches=branches,
@@ -86,7 +92,10 @@ def plan_cuts(
 
 
 def _decide(
-    liveness: Liveness, groups: Mapping[fx.Node, Tensor], pinned: set[int]
+    liveness: Liveness,
+    groups: Mapping[fx.Node, Tensor],
+    pinned: set[int],
+    multiple: int = 1,
 ) -> _Decision:
     """Choose the leaving groups: all removable ones, less those that something relies on."""
     count = 1 + max((int(numbers.max()) for numbers in groups.values()), default=-1)
@@ -97,7 +106,8 @@ def _decide(
         leaving[numbers[~removable]] = False
     why_kept: dict[int, str] = {}
     while True:
-        dropped, rescued = _emptied(liveness, groups, leaving)
+        dropped, last = _emptied(liveness, groups, leaving)
+        rescued: dict[int, str] = {}
         carriers: dict[fx.Node, int] = {}
         for call, rule in liveness.calls:
             if isinstance(rule, Kernel) and call.node not in dropped:
@@ -105,6 +115,9 @@ def _decide(
                 rescued |= found
                 if carrier is not None:
                     carriers[call.node] = carrier
+        rescued = rescued or last  # what stays as a carrier need not stay as the last
+        if not rescued and multiple > 1:
+            rescued = _rounded(liveness, groups, leaving, dropped, multiple)
         if not rescued:
             stays = {node: ~leaving[numbers] for node, numbers in groups.items()}
             return _Decision(stays, dropped, carriers, why_kept)
@@ -136,9 +149,38 @@ def _emptied(
         if unneeded and {reader.node for reader, _ in known}.issuperset(node.users):
             empty.add(node)
         else:
-            leaving[numbers[0]] = False
-            rescued[int(numbers[0])] = "the layer would be empty without it"
+            last = int(numbers[_dearest(liveness.states[node])])
+            leaving[last] = False
+            rescued[last] = "the layer would be empty without it"
     return empty, rescued
+
+
+def _dearest(state: Channels) -> int:
+    """Return the constant channel that has most to say; it may serve as a carrier too."""
+    return int(torch.where(state.live, -1.0, state.value.abs()).argmax())
+
+
+def _rounded(
+    liveness: Liveness,
+    groups: Mapping[fx.Node, Tensor],
+    leaving: Tensor,
+    dropped: set[fx.Node],
+    multiple: int,
+) -> dict[int, str]:
+    """Return groups to keep so that layers are a multiple wide, as far as they ever were."""
+    leaving = leaving.clone()
+    rescued: dict[int, str] = {}
+    for call in _producers(liveness):
+        numbers = groups[call.node].flatten()
+        gone = leaving[numbers]
+        missing = -int((~gone).sum()) % multiple
+        candidates = numbers[gone].unique().tolist()
+        if call.node in dropped or missing > int(gone.sum()):
+            continue
+        for group in candidates[:missing]:
+            leaving[group] = False
+            rescued[group] = f"keeps the width a multiple of {multiple}"
+    return rescued
 
 
 def _relied_on(
@@ -248,14 +290,16 @@ def _call_cuts(liveness: Liveness, decision: _Decision) -> dict[str, CallCut]:
     """Return what stays around every call that loses a channel, by node name."""
     found = {}
     for call, rule in liveness.calls:
-        if call.node in decision.dropped:
+        if call.node in decision.dropped and not isinstance(rule, Part):
             continue
         inputs = [_stay(decision.stays[node]) for node in call.inputs]
         output = _stay(decision.stays[call.node])
         if isinstance(rule, Sized) and output is None and rule.asks_sizes(call):
             output = _stay(decision.stays[call.node], whole=True)
         if output is not None or any(one is not None for one in inputs):
-            found[call.node.name] = CallCut(inputs=inputs, output=output)
+            shape, axis = decision.stays[call.node].shape, output.axis if output else None
+            sizes = {n: size for n, size in enumerate(shape) if size > 1 and n != axis}
+            found[call.node.name] = CallCut(inputs=inputs, output=output, sizes=sizes)
     return found
 
 

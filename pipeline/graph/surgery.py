@@ -18,18 +18,21 @@ from pipeline.graph.trace import Shape, trace
 LARGEST_SUBNORMAL = torch.finfo(torch.float32).tiny * (1 - torch.finfo(torch.float32).eps)
 
 
-def compact(model: nn.Module, shape: Shape) -> tuple[fx.GraphModule, CutPlan]:
+def compact(
+    model: nn.Module, shape: Shape, *, multiple: int = 1
+) -> tuple[fx.GraphModule, CutPlan]:
     """Return a physically smaller network with the same outputs, and the plan it obeyed.
 
     Args:
         model: a network with zeros in its weights; it is not changed.
         shape: of one input image, ``(c, h, w)``, or of one of each input.
+        multiple: of which the widths are kept, by dead channels, where kernels like it.
 
     Raises:
         PareError: the network cannot be traced.
     """
     graph = trace(model, shape)
-    plan = plan_cuts(graph)
+    plan = plan_cuts(graph, multiple=multiple)
     return _carry_out(graph, plan), plan
 
 
@@ -55,7 +58,8 @@ def _carry_out(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
         _fold(graph, layer, fold)
     for call, rule in calls(graph):
         if (cut := plan.calls.get(call.node.name)) is not None:
-            rule.cut(call, Cut(tuple(map(_left, cut.inputs)), _left(cut.output)))
+            inputs, output = tuple(map(_left, cut.inputs)), _left(cut.output)
+            rule.cut(call, Cut(inputs, output, cut.sizes))
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()

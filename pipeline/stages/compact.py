@@ -15,6 +15,7 @@ from pipeline.graph.observed import Seen, constant_on, plan_paid
 from pipeline.graph.plan import CutPlan
 from pipeline.graph.surgery import compact, perform
 from pipeline.graph.trace import trace
+from pipeline.graph.widths import uneven
 from pipeline.stages.context import Context
 from pipeline.training.evaluation import accuracy
 
@@ -27,7 +28,8 @@ def run(context: Context) -> dict[str, Any]:
     """
     data = context.data
     before = context.trained("prune")
-    after, plan = compact(before, data.shape)
+    multiple = context.recipe.compact.multiple
+    after, plan = compact(before, data.shape, multiple=multiple)
     images = data.normalise(data.test.subset(64, seed=0).images)
     proof = prove(before, after, plan, images)
     write_json(context.out / "equivalence.json", proof.model_dump(mode="json"))
@@ -38,6 +40,8 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.out / "channels.json", explain(plan).model_dump(mode="json"))
     paid = _paid(context, after)
     shipped = paid.network if paid and paid.removed else after
+    if slow := uneven(shipped):
+        context.reporter.warn(slow)
     context.save("model.safetensors", shipped.state_dict())
     return {
         "summary": f"{old.parameters:,} -> {free.parameters:,} parameters, "
@@ -72,7 +76,8 @@ def _paid(context: Context, free: fx.GraphModule) -> _Paid | None:
     removed = options.dead_on_data == "remove"
     chosen = data.train.subset(options.calibration_images, options.calibration_seed)
     graph = trace(free, data.shape)
-    plan, seen = plan_paid(graph, constant_on(graph, data.batches(chosen.images)))
+    observed = constant_on(graph, data.batches(chosen.images))
+    plan, seen = plan_paid(graph, observed, multiple=options.multiple)
     network = perform(graph, plan)
     _write(context, plan, seen, removed=removed)
     prices = accuracy(free, data.test, data), accuracy(network, data.test, data)

@@ -27,6 +27,7 @@ from pipeline.graph.explain import Explanation, explain
 from pipeline.graph.fold import fold_batch_norm
 from pipeline.graph.plan import CutPlan
 from pipeline.graph.surgery import compact
+from pipeline.graph.widths import uneven
 from pipeline.runtime.engines import open_model
 from pipeline.stages.checkpoint import pruned_state
 from pipeline.stages.network import with_weights
@@ -60,6 +61,7 @@ class Compacted(Record):
         after: the compacted one.
         bytes_before: of the pruned weights as safetensors.
         bytes_after: of ``model.safetensors``.
+        slow: which layers may run slowly, and what to do about it.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Compacted(Record):
     channels: Explanation
     proof: Equivalence
     onnx: OnnxFile
+    slow: str | None
 
 
 def compact_checkpoint(
@@ -83,6 +86,7 @@ def compact_checkpoint(
     zeros: bool = False,
     masks: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    multiple: int = 1,
     fresh: bool = False,
 ) -> Compacted:
     """Compact the network of a checkpoint and prove that its outputs stayed what they were.
@@ -100,6 +104,7 @@ def compact_checkpoint(
         out: folder for the files.
         zeros: the zeros in the weights are the pruning.
         masks: file of 0/1 tensors by parameter name.
+        multiple: of which layers keep their width, by dead channels, as kernels like it.
         options: the model's own options; ``classes`` is read off the weights if not given.
         fresh: write over files of the same names in a folder that is not empty.
 
@@ -111,7 +116,7 @@ def compact_checkpoint(
     _demand_free(folder, fresh=fresh)
     state = pruned_state(Path(checkpoint), zeros=zeros, masks=Path(masks) if masks else None)
     before = with_weights(model, options or {}, shape, state, Path(checkpoint))
-    after, plan = compact(before, shape)
+    after, plan = compact(before, shape, multiple=multiple)
     proof = prove_on_noise(before, after, plan, shape)
     proof.demand()
     old, new = count(before, shape), count(after, shape)
@@ -137,6 +142,7 @@ def compact_checkpoint(
         channels=channels,
         proof=proof,
         onnx=onnx,
+        slow=uneven(after),
     )
 
 

@@ -171,7 +171,7 @@ def test_a_folder_with_files_is_only_written_over_if_asked_to(place):
     )
 
 
-def wrong_weight(model, shape):
+def wrong_weight(model, shape, *, multiple):
     """Compact, and move one output by ten times the part of it that the proof lets pass."""
     small, plan = compact(model, shape)
     with torch.no_grad():
@@ -179,7 +179,7 @@ def wrong_weight(model, shape):
     return small, plan
 
 
-def wrong_plan(model, shape):
+def wrong_plan(model, shape, *, multiple):
     """Compact, with another constant in the plan than the channel has."""
     small, plan = compact(model, shape)
     name, fold = next(iter(plan.folds.items()))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -187,10 +187,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class Cut:
-    """What stays of each input of a call and of its result; None where nothing leaves."""
+    """What stays of each input of a call and of its result; None where nothing leaves.
+
+    ``sizes`` are those of the result's other axes on which channels lie.
+    """
 
     inputs: tuple[Kept | None, ...]
     output: Kept | None
+    sizes: Mapping[int, int]
 
 
 class Rule:

@@ -199,6 +199,8 @@ class Sized(Movement):
         if len(listed) != len(call.shape):  # a torch.Size that was asked of a value
             listed = (-1, *call.shape[1:])
         sizes, axis = list(listed), cut.output.axis
+        for other, size in cut.sizes.items():  # which may be asked of what is narrower now
+            sizes[other] = size
         if isinstance(sizes[axis], fx.Node) and -1 not in sizes:
             sizes[axis] = -1
         elif sizes[axis] != -1:
@@ -321,19 +323,30 @@ class Part(Movement):
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Write the part's new size into the call that splits."""
-        split = split_of(call.node)
+        split, axis = split_of(call.node), self._axis(call)
         if split is None or cut.output is None or operation(split) == "unbind":
             return
-        axis = cut.output.axis
+        gone = len(cut.output) == 0  # whichever axis that was told of
+        if cut.output.axis != axis and not gone:
+            return
         if split.target is not torch.split or not isinstance(split.args[1], list):
-            sizes = [int(tensor_shape[axis]) for tensor_shape in split.meta["shapes"]]
+            shapes = split.meta["shapes"]
             split.op, split.target, split.kwargs = "call_function", torch.split, {}
-            split.args = (call.inputs[0], sizes, axis)
+            split.args = (call.inputs[0], [int(shape[axis]) for shape in shapes], axis)
         sizes = list(split.args[1])  # type: ignore[arg-type]  # written above
         part = call.node.args[1]
         assert isinstance(part, int)
         sizes[part] = len(cut.output)
         split.args = (call.inputs[0], sizes, axis)
+
+    def _axis(self, call: Call) -> int:
+        """Return the axis along which the value is split."""
+        split = split_of(call.node)
+        assert split is not None
+        place = 1 if operation(split) == "unbind" else 2
+        axis = split.args[place] if len(split.args) > place else split.kwargs.get("dim", 0)
+        assert isinstance(axis, int)
+        return axis % len(call.input_shapes[0])
 
 
 class Pad(Rule):

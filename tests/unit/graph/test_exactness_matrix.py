@@ -13,7 +13,8 @@ from tiny import kill, settle
 from torch import Tensor, nn
 
 from pipeline.graph.equivalence import compare, prove
-from pipeline.graph.surgery import CutPlan, compact
+from pipeline.graph.plan import CutPlan
+from pipeline.graph.surgery import compact
 
 
 def outputs_equal(
