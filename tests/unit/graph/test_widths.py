@@ -48,7 +48,7 @@ def test_a_width_that_never_was_a_multiple_is_cut_as_far_as_it_goes() -> None:
 
 @pytest.mark.parametrize("name", ["resnet8", "mobilenet_v1"])
 def test_every_layer_of_a_network_is_a_multiple_wide(name: str) -> None:
-    model = build(name, {"width": 16}, classes=16, channels=3, size=32, seed=0)
+    model = build(name, {"width": 8}, classes=16, channels=3, size=32, seed=0)
     model = prune_rows(settle(model, 1), 2)
     small, plan = compact(model, (3, 32, 32), multiple=8)
     assert all(width % 8 == 0 for width in widths(small))
