@@ -130,5 +130,5 @@ def _into_bias(graph: fx.GraphModule, name: str, constant: Tensor) -> None:
     if bias is None:
         layer.bias = nn.Parameter(moved.to(weight.dtype).clone())
     else:
-        assert isinstance(bias, nn.Parameter)
+        assert isinstance(bias, Tensor)
         bias.copy_(bias.double() + moved)

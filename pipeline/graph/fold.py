@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from pipeline.graph.surgery import flush_subnormals
+from pipeline.graph.subnormals import flush_subnormals
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 

@@ -223,7 +223,9 @@ def _put(
         home, _, name = str(read.target).rpartition(".")
         delattr(graph.get_submodule(home), name)
     holder = graph.get_submodule(owner)
-    free = owner and not list(holder.parameters()) and not list(holder.children())
+    left = {name for name, _ in holder.named_buffers()} - {"num_batches_tracked"}
+    left |= {name for name, _ in (*holder.named_parameters(), *holder.named_children())}
+    free = owner and not left
     target = owner if free else f"{owner}.{attribute}_layer".lstrip(".")
     graph.set_submodule(target, module)
     with graph.graph.inserting_before(node):

@@ -2,7 +2,8 @@
 
 ``y = a(x); relu_(y); b(y)`` traces to a graph in which ``b`` reads the node of ``a``: right
 when it runs, because the tensor was changed, and wrong for anyone who reads the graph. Here
-every later reader of a changed value is made to read the node that changed it.
+every later reader of a changed value is made to read the node that changed it, and the call
+itself no longer works in place: what surgery puts in its input's place must not be changed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _VIEWS = frozenset(
         "view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "chunk",
         "split", "narrow", "expand", "detach", "contiguous", "getitem", "view_as", "t",
         "unbind", "select", "dropout", "swapaxes", "movedim", "unflatten", "slice", "alias",
+        "expand_as", "broadcast_to", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
+        "feature_alpha_dropout", "feature_dropout", "stochastic_depth", "to", "float",
+        "double", "type", "type_as", "tensor_split", "split_with_sizes", "unsafe_split",
+        "unsafe_chunk", "swapdims", "moveaxis", "ravel", "unfold", "diagonal", "as_strided", "getattr",
     }
 )  # fmt: skip
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -34,7 +39,8 @@ def follow_mutations(graph: fx.GraphModule) -> None:
     """Make later readers of a value that is changed in place read the changed value.
 
     Raises:
-        PareError: a view of the changed value is read later; names the call.
+        PareError: a view of the changed value is read later, or the change has no form that
+            is not in place; names the call.
     """
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
@@ -45,11 +51,52 @@ def follow_mutations(graph: fx.GraphModule) -> None:
         for reader in list(changed.users):
             if order[reader] > order[node]:
                 reader.replace_input_with(changed, node)
+        _out_of_place(graph, node)
     graph.recompile()
+
+
+def _out_of_place(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Make a call leave its input as it was, in a graph that is ours.
+
+    Raises:
+        PareError: the operation exists in place only.
+    """
+    target, name = node.target, ""
+    if node.op == "call_module":
+        graph.get_submodule(str(target)).inplace = False  # type: ignore[assignment]  # a flag
+        return
+    node.kwargs = {k: v for k, v in node.kwargs.items() if k != "inplace"}
+    if _inplace_by_position(node):
+        node.args = tuple(False if argument is True else argument for argument in node.args)
+    if isinstance(target, torch._ops.OpOverload):
+        name = target._schema.name.removeprefix("aten::").rstrip("_")
+        packet = getattr(torch.ops.aten, name, None)
+        found = getattr(packet, target._overloadname, None)
+    elif target in _OPERATORS:
+        found = getattr(operator, str(getattr(target, "__name__", ""))[1:])
+    elif isinstance(target, str):
+        found = target.rstrip("_") if hasattr(torch.Tensor, target.rstrip("_")) else None
+    else:
+        name = str(getattr(target, "__name__", ""))
+        homes = (torch, torch.nn.functional)
+        kept = target if not name.endswith("_") else None
+        plain = [getattr(home, name.rstrip("_"), None) for home in homes]
+        found = kept or next((one for one in plain if one is not None), None)
+    if found is None:
+        raise PareError(
+            f"the network cannot be analysed: {node.format_node()} exists in place only. "
+            "Write what it does with operations that return a new value."
+        )
+    node.target = found
 
 
 def _changed(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """Return the value that a call changes in place, if it changes one."""
+    if node.kwargs.get("out") is not None:
+        raise PareError(
+            f"the network cannot be analysed: {node.format_node()} writes into `out`. Use "
+            "what the operation returns."
+        )
     first = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(first, fx.Node):
         return None

@@ -32,7 +32,7 @@ from pipeline.graph.plan import (
     Stay,
 )
 from pipeline.graph.rules import OPAQUE, Call, Channels, Rule, free_axis, line
-from pipeline.graph.rules.movement import Part, Sized
+from pipeline.graph.rules.movement import Sized
 from pipeline.graph.rules.norm import BatchNorm
 from pipeline.graph.rules.weighted import Depthwise, Kernel, layer_of, varies, widths
 
@@ -290,7 +290,7 @@ def _call_cuts(liveness: Liveness, decision: _Decision) -> dict[str, CallCut]:
     """Return what stays around every call that loses a channel, by node name."""
     found = {}
     for call, rule in liveness.calls:
-        if call.node in decision.dropped and not isinstance(rule, Part):
+        if call.node in decision.dropped:
             continue
         inputs = [_stay(decision.stays[node]) for node in call.inputs]
         output = _stay(decision.stays[call.node])

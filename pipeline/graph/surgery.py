@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.graph.branches import cut_branches
@@ -13,9 +12,8 @@ from pipeline.graph.plan import CutPlan, Fold, Stay
 from pipeline.graph.planning import plan_cuts
 from pipeline.graph.rules import Cut, Kept, calls
 from pipeline.graph.rules.weighted import output_axis, shift, widths
+from pipeline.graph.subnormals import flush_subnormals
 from pipeline.graph.trace import Shape, trace
-
-LARGEST_SUBNORMAL = torch.finfo(torch.float32).tiny * (1 - torch.finfo(torch.float32).eps)
 
 
 def compact(
@@ -67,13 +65,6 @@ def _carry_out(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
     return graph
 
 
-def flush_subnormals(model: nn.Module) -> None:
-    """Set parameters below the smallest normal float32 to zero: they cost time on a CPU."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.copy_(F.hardshrink(tensor, LARGEST_SUBNORMAL))
-
-
 def _fold(graph: fx.GraphModule, name: str, fold: Fold) -> None:
     """Add the constants of removed inputs to their reader, whose width is still the old."""
     layer = graph.get_submodule(name)
@@ -96,7 +87,7 @@ def _fold(graph: fx.GraphModule, name: str, fold: Fold) -> None:
         assert isinstance(weight, Tensor)
         layer.bias = nn.Parameter(moved.to(weight.dtype))
     else:
-        assert isinstance(layer.bias, nn.Parameter)
+        assert isinstance(layer.bias, Tensor)
         layer.bias.copy_(layer.bias.double() + moved)
 
 

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.core.errors import PareError
 from pipeline.graph.modules import as_modules
 from pipeline.graph.mutations import follow_mutations
+from pipeline.graph.subnormals import flush_subnormals
 
 #: Of one input image, ``(c, h, w)``; of each, where a network takes several inputs.
 Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
@@ -42,8 +43,9 @@ def trace(model: nn.Module, shape: Shape) -> fx.GraphModule:
         PareError: the forward code depends on the data, or does not fit the input; names
             the line and what to do.
     """
-    own = copy.deepcopy(model).cpu().eval()
-    dtype = next(own.parameters()).dtype
+    own = _own_copy(model)
+    flush_subnormals(own)
+    dtype = next((p.dtype for p in own.parameters()), torch.get_default_dtype())
     noise = _noise(shape, dtype)
     expected = _outputs(own, noise, shape)
     refusal: PareError | None = None
@@ -54,12 +56,30 @@ def trace(model: nn.Module, shape: Shape) -> fx.GraphModule:
             if as_modules(graph):
                 found = record(graph, noise, shape)
             _demand_same_outputs(type(model).__name__, expected, found)
+            if capture is _by_export:
+                _demand_any_batch(own, graph, noise, shape)
         except PareError as error:
             refusal = refusal or error
         else:
             return graph
     assert refusal is not None
     raise refusal
+
+
+def _own_copy(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU, in evaluation mode.
+
+    Raises:
+        PareError: the network holds tensors that are computed, such as pruned weights.
+    """
+    try:
+        return copy.deepcopy(model).cpu().eval()
+    except RuntimeError as error:
+        raise PareError(
+            f"the network {type(model).__name__} cannot be copied, since it holds tensors "
+            "that hooks compute: make the pruning permanent with torch.nn.utils.prune.remove, "
+            "or use the parametrizations of torch.nn.utils.parametrizations for weight norm."
+        ) from error
 
 
 def _noise(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -156,7 +176,10 @@ def record(graph: fx.GraphModule, images: tuple[Tensor, ...], shape: Shape) -> l
     try:
         return _tensors(_Recorder(graph).run(*(x.clone() for x in images)))
     except Exception as error:
-        raise _not_accepted(graph, shape, error) from error
+        raise PareError(
+            f"the graph traced from the network cannot be run on images of shape {shape}: "
+            f"{_reason(error)}. Please report this network."
+        ) from error
 
 
 @torch.no_grad()
@@ -165,6 +188,28 @@ def _outputs(model: nn.Module, images: tuple[Tensor, ...], shape: Shape) -> list
         return _tensors(model(*(x.clone() for x in images)))
     except Exception as error:
         raise _not_accepted(model, shape, error) from error
+
+
+def _demand_any_batch(
+    model: nn.Module, graph: fx.GraphModule, noise: tuple[Tensor, ...], shape: Shape
+) -> None:
+    """Refuse an exported graph that holds the number of images as a number.
+
+    Raises:
+        PareError: three images come out otherwise than from the code.
+    """
+    three = tuple(torch.cat([images, images.flip(0)[:1]]) for images in noise)
+    expected = _outputs(model, three, shape)
+    try:
+        with torch.no_grad():
+            found = _tensors(graph(*three))
+        _demand_same_outputs(type(model).__name__, expected, found)
+    except Exception as error:
+        raise PareError(
+            f"the network {type(model).__name__} makes something of the number of images in a "
+            "batch, which torch.export takes for a constant. Write the forward pass without "
+            "branches or loops over the batch."
+        ) from error
 
 
 def _not_accepted(model: nn.Module, shape: Shape, error: Exception) -> PareError:
@@ -206,8 +251,12 @@ def _refusal(what: str, model: nn.Module, error: BaseException) -> str:
     if own:
         code = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
         where = f" at {own[-1].filename}:{own[-1].lineno}: `{code}`"
+    return f"{type(model).__name__} {what}{where}: {_reason(error)}."
+
+
+def _reason(error: BaseException) -> str:
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
     reason = str(root).strip().partition("\n")[0] or type(root).__name__
-    return f"{type(model).__name__} {what}{where}: {reason.rstrip('.')}."
+    return reason.rstrip(".")

@@ -19,7 +19,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -200,9 +200,6 @@ class Cut:
 class Rule:
     """The opaque rule, and the base of all others."""
 
-    #: Whether constants of removed input channels can be folded into this call's bias.
-    folds: ClassVar[bool] = False
-
     def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
         """Tell whether the channels of the inputs lie where the rule looks for them."""
         return True
@@ -269,9 +266,14 @@ def calls(graph: fx.GraphModule) -> list[tuple[Call, Rule]]:
         module = graph.get_submodule(node.target) if node.op == "call_module" else None
         call = Call(graph, node, module, _channel_inputs(node))
         shared = any(uses[key] > 1 for key in _state_of(call))
-        rule = OPAQUE if shared or not call.inputs else rule_for(call)
+        rule = OPAQUE if shared or not call.inputs or _is_hooked(module) else rule_for(call)
         found.append((call, rule))
     return found
+
+
+def _is_hooked(module: nn.Module | None) -> bool:
+    """Tell whether other code runs when a module is called, which no rule knows of."""
+    return module is not None and bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _channel_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
@@ -280,13 +282,17 @@ def _channel_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(n for n in inputs if is_channel_value(n))
 
 
+#: What gives a list of parts of one value.
+SPLITS = ("chunk", "split", "split_with_sizes", "unbind")
+
+
 def split_of(node: fx.Node) -> fx.Node | None:
     """Return the ``chunk`` or ``split`` of which a node takes one part, if it does."""
     if node.target is not operator.getitem or not isinstance(node.args[1], int):
         return None
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    return source if operation(source) in ("chunk", "split", "unbind") else None
+    return source if operation(source) in SPLITS else None
 
 
 def _state_of(call: Call) -> list[int]:

@@ -6,7 +6,9 @@ on the numbers of the elements.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from pipeline.graph.rules import (
     Rule,
     Slots,
     free_axis,
+    on_axis_only,
     operation,
     split_of,
 )
@@ -127,6 +130,8 @@ class Movement(Rule):
                 moved = carried_out(call, numbers.expand(call.input_shapes[0]).contiguous())
             except (KeyError, RuntimeError, TypeError, ValueError):
                 moved = None  # an argument that is a tensor, a call torch refuses integers
+            if moved is not None and moved.dtype != torch.int64:
+                moved = None  # the bits of the numbers, not the numbers
             self._sources[shape] = None if moved is None else _alike(moved)
         return self._sources[shape]
 
@@ -168,18 +173,26 @@ def tie_slices(slots: Tensor, union: Slots) -> None:
 
 
 class Squeeze(Movement):
-    """Axes of size one taken away; named when cut, lest a last channel goes with them."""
+    """Axes of size one taken away; named where a last channel would go with them."""
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Name the axes."""
+        kept = cut.inputs[0]
+        if kept is None or len(kept) != 1:
+            return
         before = call.input_shapes[0]
         axes = call.argument(1, "dim", None)
         if axes is None:
             axes = range(len(before))
         listed = axes if isinstance(axes, tuple | list | range) else (axes,)
         gone = tuple(axis for axis in listed if before[axis] == 1)
-        call.node.op, call.node.target = "call_function", torch.squeeze
-        call.node.args, call.node.kwargs = (call.inputs[0], gone), {}
+        _as_function(call, torch.squeeze, gone)
+
+
+def _as_function(call: Call, function: Callable[..., Any], *others: Any) -> None:
+    """Call a function in the place of a method, a module or another function."""
+    call.node.op, call.node.target = "call_function", function
+    call.node.args, call.node.kwargs = (call.inputs[0], *others), {}
 
 
 class Sized(Movement):
@@ -197,7 +210,12 @@ class Sized(Movement):
         if len(listed) == 1 and isinstance(listed[0], tuple | list):
             listed = tuple(listed[0])
         if len(listed) != len(call.shape):  # a torch.Size that was asked of a value
-            listed = (-1, *call.shape[1:])
+            with call.graph.graph.inserting_before(call.node):
+                take = call.graph.graph.call_function
+                listed = tuple(
+                    take(operator.getitem, (listed[0], axis))
+                    for axis in range(len(call.shape))
+                )
         sizes, axis = list(listed), cut.output.axis
         for other, size in cut.sizes.items():  # which may be asked of what is narrower now
             sizes[other] = size
@@ -216,25 +234,29 @@ class Unflatten(Movement):
     """One axis split into several."""
 
     def cut(self, call: Call, cut: Cut) -> None:
-        """Rewrite the sizes of the axes."""
+        """Rewrite the size of the axis that channels leave from."""
         if cut.output is None:
             return
-        if isinstance(call.module, nn.Unflatten):
-            first = int(call.module.dim) % len(call.input_shapes[0])
+        module = call.module
+        if isinstance(module, nn.Unflatten):
+            axis, given = int(module.dim), module.unflattened_size
         else:
-            first = int(call.argument(1, "dim", 0)) % len(call.input_shapes[0])
-        count = len(call.shape) - len(call.input_shapes[0]) + 1
-        sizes = list(call.shape[first : first + count])
-        if first <= cut.output.axis < first + count:
-            sizes[cut.output.axis - first] = len(cut.output)
-        if isinstance(call.module, nn.Unflatten):
-            call.module.unflattened_size = tuple(sizes)
-        else:
-            call.node.args, call.node.kwargs = (call.inputs[0], first, tuple(sizes)), {}
+            axis, given = int(call.argument(1, "dim", 0)), call.argument(2, "sizes", ())
+        first = axis % len(call.input_shapes[0])
+        sizes = [int(size) for size in given]
+        place = cut.output.axis - first
+        if 0 <= place < len(sizes) and sizes[place] != -1:
+            sizes[place] = len(cut.output)
+        _as_function(call, torch.unflatten, first, tuple(sizes))
 
 
 class Shuffle(Movement):
     """Channels dealt out over groups: one of each group leaves with those of the others."""
+
+    def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
+        """Channels lie on axis 1, each known by itself."""
+        known = inputs[0].shape[1] == call.shape[1]
+        return known and on_axis_only(inputs, 1) and super().fits(call, inputs)
 
     def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
         """Tie the channels of one place in every group."""
@@ -276,9 +298,7 @@ class Slice(Movement):
             index[place] = slice(first, last)
             call.node.args = (call.inputs[0], tuple(index))
         else:
-            call.node.op, call.node.target = "call_function", torch.narrow
-            call.node.args = (call.inputs[0], axis, first, last - first)
-            call.node.kwargs = {}
+            _as_function(call, torch.narrow, axis, first, last - first)
 
     def _ranges(self, call: Call) -> dict[int, Any]:
         """Return what is taken of each axis of the input."""
@@ -291,6 +311,7 @@ class Slice(Movement):
         listed = [(1, "dim", 0), (2, "start", None), (3, last, None), (4, "step", 1)]
         axis, start, end, step = (concrete(call.argument(*one)) for one in listed)
         if name == "narrow":
+            start %= call.input_shapes[0][axis]
             return {axis % rank: slice(start, start + end)}
         return {axis % rank: slice(start, end, step)}
 
@@ -322,22 +343,15 @@ class Part(Movement):
         return operation(split) != "unbind" or shape[into] == 1
 
     def cut(self, call: Call, cut: Cut) -> None:
-        """Write the part's new size into the call that splits."""
-        split, axis = split_of(call.node), self._axis(call)
-        if split is None or cut.output is None or operation(split) == "unbind":
+        """Write the sizes that all parts have now into the call that splits."""
+        split, axis, kept = split_of(call.node), self._axis(call), cut.inputs[0]
+        if split is None or kept is None or kept.axis != axis or operation(split) == "unbind":
             return
-        gone = len(cut.output) == 0  # whichever axis that was told of
-        if cut.output.axis != axis and not gone:
-            return
-        if split.target is not torch.split or not isinstance(split.args[1], list):
-            shapes = split.meta["shapes"]
-            split.op, split.target, split.kwargs = "call_function", torch.split, {}
-            split.args = (call.inputs[0], [int(shape[axis]) for shape in shapes], axis)
-        sizes = list(split.args[1])  # type: ignore[arg-type]  # written above
-        part = call.node.args[1]
-        assert isinstance(part, int)
-        sizes[part] = len(cut.output)
-        split.args = (call.inputs[0], sizes, axis)
+        ends = list(accumulate(int(shape[axis]) for shape in split.meta["shapes"]))
+        before = [int((kept.index < end).sum()) for end in [0, *ends]]
+        sizes = [end - start for start, end in pairwise(before)]
+        split.op, split.target = "call_function", torch.split
+        split.args, split.kwargs = (call.inputs[0], sizes, axis), {}
 
     def _axis(self, call: Call) -> int:
         """Return the axis along which the value is split."""
@@ -398,7 +412,7 @@ class Pad(Rule):
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Pad by as many channels as stay on either side."""
-        if cut.output is None or call.module is not None:
+        if cut.output is None:
             return
         axis, kept = cut.output.axis, cut.output.index
         before, after = _amounts(call, axis)
@@ -409,9 +423,7 @@ class Pad(Rule):
         place = 2 * (len(call.shape) - 1 - axis)
         amounts[place] = int((kept < before).sum())
         amounts[place + 1] = int((kept >= before + width).sum())
-        call.node.op, call.node.target = "call_function", F.pad
-        call.node.args = (call.inputs[0], tuple(amounts), "constant", _fill(call))
-        call.node.kwargs = {}
+        _as_function(call, F.pad, tuple(amounts), "constant", _fill(call))
 
 
 def _padding(call: Call) -> tuple[Any, ...]:

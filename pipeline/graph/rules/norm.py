@@ -19,9 +19,10 @@ def find(call: Call) -> Rule | None:
     norm = call.module
     if call.node.all_input_nodes != list(call.inputs):
         return None
+    rank = len(call.shape)
     if type(norm) in BATCH_NORMS and _norm(call).running_mean is not None:
         return BatchNorm()
-    if type(norm) in _INSTANCE_NORMS and len(call.shape) > 2:
+    if type(norm) in _INSTANCE_NORMS and rank == 3 + _INSTANCE_NORMS.index(type(norm)):
         return InstanceNorm() if getattr(norm, "running_mean", None) is None else None
     if type(norm) is nn.GroupNorm and norm.affine:
         return Mixing(1)
@@ -75,7 +76,8 @@ def _norm(call: Call) -> nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d:
 class InstanceNorm(ChannelWise):
     """Each channel of each image by itself, so that channels leave without harm.
 
-    A constant becomes beta: what it differs from its own mean is zero.
+    Zero becomes beta. Other constants would too, if torch did not divide the rounding of
+    their mean by almost nothing: they count as live.
     """
 
     def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
@@ -83,13 +85,14 @@ class InstanceNorm(ChannelWise):
         return on_axis_only(inputs, 1)
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
-        """Map constants to beta; cut the live ones whose gamma is zero."""
-        norm = call.module
+        """Map zero to beta; cut the live ones whose gamma is zero."""
+        norm, state = call.module, inputs[0]
         assert isinstance(norm, _INSTANCE_NORMS)
+        moves = state.live | (state.value != 0)
         if not norm.affine:
-            return inputs[0].without_constants()
+            return Channels.of(moves, state.value)
         rank = len(call.shape)
-        live = inputs[0].live & (on_axis(norm.weight.detach(), 1, rank) != 0)
+        live = moves & (on_axis(norm.weight.detach(), 1, rank) != 0)
         beta = on_axis(norm.bias.detach().double(), 1, rank)
         return Channels.of(live, beta.expand(live.shape))
 
@@ -111,6 +114,10 @@ class Mixing(Rule):
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
+
+    def fits(self, call: Call, inputs: Sequence[Channels]) -> bool:
+        """Channels lie on the axis that is normalised."""
+        return on_axis_only(inputs, self.axis)
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Constant where gamma is zero."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.graph.rules import (
     Call,
@@ -48,7 +49,8 @@ def find(call: Call) -> Rule | None:
     # Any other node among the arguments would be a value that is not known here.
     if call.node.all_input_nodes != list(call.inputs) or len(call.inputs) != 1:
         return None
-    if call.node.args[:1] != (call.inputs[0],):
+    others = tree_leaves((call.node.args[1:], call.node.kwargs))
+    if call.node.args[:1] != (call.inputs[0],) or any(isinstance(o, fx.Node) for o in others):
         return None
     if type(call.module) is nn.PReLU:
         return Prelu()
@@ -125,10 +127,6 @@ class Prelu(ChannelWise):
         slope = slope.view(-1, *[1] * (len(call.shape) - 2))
         value = torch.where(state.value < 0, slope * state.value, state.value)
         return Channels.of(state.live.expand(value.shape), value)
-
-    def couple(self, call: Call, inputs: Sequence[Tensor], slots: Slots) -> Tensor:
-        """Result and input are the same slots."""
-        return inputs[0]
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Keep the slopes of the channels that stay."""

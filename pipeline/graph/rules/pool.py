@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -34,13 +35,20 @@ def find(call: Call) -> Rule | None:
         return None
     if name in _REDUCTIONS:
         return Reduction() if call.node.all_input_nodes == [call.inputs[0]] else None
-    if len(call.shape) < 3 or len(call.shape) != len(call.input_shapes[0]):
+    kind = type(call.module).__name__ if call.module is not None else str(name)
+    if len(call.shape) != len(call.input_shapes[0]) or not _is_of_rank(kind, len(call.shape)):
         return None
     if type(call.module) in _PLAIN_MODULES or name in _PLAIN:
         return Pool()
     if type(call.module) in _AVERAGE_MODULES or name in _AVERAGE:
         return AveragePool()
     return None
+
+
+def _is_of_rank(kind: str, rank: int) -> bool:
+    """Tell whether a layer such as ``MaxPool2d`` is given a batch, with channels on axis 1."""
+    dims = re.search(r"(\d)d$", kind)
+    return rank == 2 + int(dims[1]) if dims else rank >= 3
 
 
 class Pool(ChannelWise):

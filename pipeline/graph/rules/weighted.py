@@ -98,8 +98,6 @@ class Kernel(Rule):
         axis: on which the channels lie: 1, or -1 for a linear layer.
     """
 
-    folds = True
-
     def __init__(self, axis: int) -> None:
         self.axis = axis
         self._reads: Tensor | None = None  # weights are large, and looked through once

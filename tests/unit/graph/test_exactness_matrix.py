@@ -494,7 +494,9 @@ def test_a_gated_constant_is_not_a_constant() -> None:
 )
 def test_norms_over_several_channels_keep_them_all(norm: nn.Module, left: int) -> None:
     model = settle(nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.Conv2d(6, 4, 1)), 23)
-    kill(model[0], [0])
+    kill(model[0], [0, 1])
+    with torch.no_grad():
+        model[0].bias[0] = 0  # the other's constant meets rounding divided by almost nothing
     small, _ = checked(model)
     assert widths(small) == [left, 4]
 
