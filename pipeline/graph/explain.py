@@ -80,4 +80,9 @@ def explain(plan: CutPlan) -> Explanation:
                 ],
             )
         )
-    return Explanation(layers=layers, branches=plan.branches)
+    return Explanation(layers=layers, branches=_branches(plan))
+
+
+def _branches(plan: CutPlan) -> list[Branch]:
+    later = _branches(plan.again) if plan.again else []
+    return [*plan.branches, *later]

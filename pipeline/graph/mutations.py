@@ -28,7 +28,8 @@ _VIEWS = frozenset(
         "expand_as", "broadcast_to", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
         "feature_alpha_dropout", "feature_dropout", "stochastic_depth", "to", "float",
         "double", "type", "type_as", "tensor_split", "split_with_sizes", "unsafe_split",
-        "unsafe_chunk", "swapdims", "moveaxis", "ravel", "unfold", "diagonal", "as_strided", "getattr",
+        "unsafe_chunk", "swapdims", "moveaxis", "ravel", "unfold", "diagonal", "as_strided",
+        "getattr",
     }
 )  # fmt: skip
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)

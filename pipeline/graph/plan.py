@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.core.record import Record
 
 
@@ -104,7 +106,12 @@ class CallCut(Record):
 
 
 class CutPlan(Record):
-    """Everything compaction will do, before it does any of it."""
+    """Everything compaction will do, before it does any of it.
+
+    ``again`` is what the network that this leaves loses in its turn: where a dead layer kept a
+    channel, more may be found constant once the others are gone. ``layers``, ``removed`` and
+    ``kept`` tell of all rounds, in the numbers of the network before the first.
+    """
 
     branches: list[Branch]
     layers: dict[str, LayerCut]
@@ -112,8 +119,50 @@ class CutPlan(Record):
     calls: dict[str, CallCut]
     removed: list[Removed]
     kept: list[Kept]
+    again: CutPlan | None = None
+
+    def followed_by(self, again: CutPlan) -> CutPlan:
+        """Return the plan of this round and the next, which was made on what this leaves."""
+        layers = self.layers | {
+            name: _both(self.layers[name], cut) for name, cut in again.layers.items()
+        }
+        removed = [_before(one, self.layers) for one in again.removed]
+        gone = {(one.layer, one.channel) for one in removed}
+        kept = [one for one in self.kept if (one.layer, one.channel) not in gone]
+        return self.model_copy(
+            update={
+                "layers": layers,
+                "removed": sorted(
+                    [*self.removed, *removed], key=lambda one: list(layers).index(one.layer)
+                ),
+                "kept": kept,
+                "again": again,
+            }
+        )
 
     @property
     def is_empty(self) -> bool:
         """True where nothing can leave."""
         return not self.removed
+
+
+def _both(first: LayerCut, second: LayerCut) -> LayerCut:
+    """Return what stays of a layer after two rounds, in the numbers before the first."""
+    return first.model_copy(
+        update={
+            "kept_outputs": [first.kept_outputs[index] for index in second.kept_outputs],
+            "kept_inputs": [first.kept_inputs[index] for index in second.kept_inputs],
+        }
+    )
+
+
+def _before(one: Removed, layers: Mapping[str, LayerCut]) -> Removed:
+    """Return a channel of the second round with the numbers it had before the first."""
+    folded = [
+        fold.model_copy(
+            update={"inputs": [layers[fold.reader].kept_inputs[i] for i in fold.inputs]}
+        )
+        for fold in one.folded
+    ]
+    channel = layers[one.layer].kept_outputs[one.channel]
+    return one.model_copy(update={"channel": channel, "folded": folded})

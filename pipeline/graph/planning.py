@@ -36,6 +36,11 @@ from pipeline.graph.rules.movement import Sized
 from pipeline.graph.rules.norm import BatchNorm
 from pipeline.graph.rules.weighted import Depthwise, Kernel, layer_of, varies, widths
 
+EMPTY = "the layer would be empty without it"
+UNEVEN = "the groups of a convolution have to be equally wide"
+#: Why a channel stays that may leave once others have left.
+MAY_LEAVE_LATER = (EMPTY, UNEVEN)
+
 
 @dataclass(frozen=True)
 class _Decision:
@@ -151,7 +156,7 @@ def _emptied(
         else:
             last = int(numbers[_dearest(liveness.states[node])])
             leaving[last] = False
-            rescued[last] = "the layer would be empty without it"
+            rescued[last] = EMPTY
     return empty, rescued
 
 
@@ -199,7 +204,7 @@ def _relied_on(
         uneven = _uneven(leaving[inputs], leaving[outputs], parts)
         for numbers, surplus in zip((inputs, outputs), uneven, strict=True):
             for group in numbers[surplus].tolist():
-                rescued[group] = f"the groups of {call.name} have to be equally wide"
+                rescued[group] = UNEVEN
     if not varies(layer_of(call)) or isinstance(rule, Depthwise):
         return rescued, None
     state = liveness.states[call.inputs[0]].line(into)

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from pipeline.graph.branches import cut_branches
 from pipeline.graph.plan import CutPlan, Fold, Stay
-from pipeline.graph.planning import plan_cuts
+from pipeline.graph.planning import MAY_LEAVE_LATER, plan_cuts
 from pipeline.graph.rules import Cut, Kept, calls
 from pipeline.graph.rules.weighted import output_axis, shift, widths
 from pipeline.graph.subnormals import flush_subnormals
@@ -31,7 +31,11 @@ def compact(
     """
     graph = trace(model, shape)
     plan = plan_cuts(graph, multiple=multiple)
-    return _carry_out(graph, plan), plan
+    small = _carry_out(graph, plan)
+    if plan.is_empty or not any(kept.why in MAY_LEAVE_LATER for kept in plan.kept):
+        return small, plan
+    smaller, again = compact(small, shape, multiple=multiple)
+    return (small, plan) if again.is_empty else (smaller, plan.followed_by(again))
 
 
 def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
@@ -40,12 +44,17 @@ def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
     Needs the network's code and the plan alone, so that a compact network travels as a
     state dict and a JSON file. The weights' values are meaningless until loaded.
     """
-    return _carry_out(trace(model, shape), plan)
+    small = _carry_out(trace(model, shape), plan)
+    return rebuild(small, shape, plan.again) if plan.again else small
 
 
 def perform(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
     """Carry a plan out on a copy of the graph, and flush what fell below the normal range."""
-    return _carry_out(copy.deepcopy(graph), plan)
+    small = _carry_out(copy.deepcopy(graph), plan)
+    if plan.again is None:
+        return small
+    shapes = [n.meta["shape"][1:] for n in graph.graph.nodes if n.op == "placeholder"]
+    return perform(trace(small, tuple(shapes)), plan.again)
 
 
 @torch.no_grad()

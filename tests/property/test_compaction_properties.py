@@ -65,13 +65,8 @@ def test_compacting_twice_is_compacting_once(
     net: RandomNet, seed: int, prune, fraction: float
 ) -> None:
     model = prune(whole(net, seed), seed, fraction)
-    once, first = compact(model, SHAPE)
+    once, _ = compact(model, SHAPE)
     twice, plan = compact(once, SHAPE)
-    # A dead layer keeps one channel to exist; with the others gone a branch may be found
-    # constant of which one of them was not.
-    if any("empty" in kept.why for kept in first.kept):
-        assert count(twice, SHAPE).weights <= count(once, SHAPE).weights
-        return
     assert plan.is_empty
     assert {k: v.shape for k, v in once.state_dict().items()} == {
         k: v.shape for k, v in twice.state_dict().items()
@@ -103,6 +98,8 @@ def test_more_pruning_never_means_more_weights(net: RandomNet, seed: int) -> Non
     sizes = []
     for fraction in (0.0, 0.5, 1.0):
         pruned = prune_rows(copy.deepcopy(model), seed, fraction)
+        if analyse(trace(pruned, SHAPE)).is_constant_everywhere():
+            continue  # what is left of it, one channel a layer, says nothing
         sizes.append(count(compact(pruned, SHAPE)[0], SHAPE).weights)
     assert sizes == sorted(sizes, reverse=True)
 

@@ -52,7 +52,7 @@ from torchvision.models.squeezenet import Fire
 
 from pipeline.graph.counting import count
 from pipeline.graph.equivalence import compare, prove
-from pipeline.graph.surgery import compact
+from pipeline.graph.surgery import compact, rebuild
 
 SHAPE = (3, 8, 8)
 
@@ -437,7 +437,9 @@ def test_one_of_each_group_leaves_and_the_surplus_of_one_group_stays() -> None:
     assert grouped.groups == 3
     assert (grouped.in_channels, grouped.out_channels) == (6, 6)
     assert {k.layer for k in plan.kept} == {"0", "2"}
-    assert all("groups of 2 have to be equally wide" in k.why for k in plan.kept)
+    assert all(
+        k.why == "the groups of a convolution have to be equally wide" for k in plan.kept
+    )
 
 
 def test_a_layer_whose_groups_are_all_dead_but_one_is_an_ordinary_convolution() -> None:
@@ -718,3 +720,106 @@ def test_constants_beyond_a_width_of_one() -> None:
     small, _ = checked(model)
     assert widths(small)[0] == 1
     assert widths(small)[-1] == 2
+
+
+def test_what_leaves_in_a_second_round_is_told_in_the_first_numbers() -> None:
+    """A dead product keeps a channel of its factor, which then is a branch that leaves."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+            self.c, self.last = nn.Conv2d(6, 4, 1), nn.Conv2d(7, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gated = self.c(F.relu(self.a(x)) * torch.sigmoid(self.b(x)))
+            return self.last(torch.cat([x, gated], 1))
+
+    model = settle(Gated(), 3)
+    kill(model.a, [0, 1, 2, 3, 4, 5])
+    kill(model.c, [0, 1, 2, 3])
+    small, plan = checked(model)
+    assert compact(small, (3, 8, 8))[1].is_empty
+    told = removed(plan)
+    assert {(name, channel) for name, channel in told if name == "c"} == {
+        ("c", channel) for channel in range(4)
+    }
+    assert len(told) == len(plan.removed)
+    rebuilt = rebuild(model, (3, 8, 8), type(plan).model_validate_json(plan.model_dump_json()))
+    rebuilt.load_state_dict(small.state_dict())
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(rebuilt(images), small(images))
+
+
+def test_an_operation_in_place_behind_a_branch_that_left_changes_nothing_else() -> None:
+    """`x + 0` is `x`: what changed the sum in place must not change `x`, nor the image."""
+
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.dead = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1, bias=False)
+            self.onto, self.last = nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(6, 2, 1)
+            self.relu = nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = self.a(self.relu(x + self.onto(x)))
+            return self.last(self.relu(a + self.dead(a)) + a)
+
+    model = settle(InPlace(), 4)
+    kill(model.dead, list(range(6)))
+    kill(model.onto, [0, 1, 2])
+    small, _ = checked(model)
+    assert not hasattr(small, "dead")
+    images = torch.randn(2, 3, 8, 8)
+    before = images.clone()
+    small(images)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda y: y.chunk(2, 1)[0],
+        lambda y: y.split(3, 1)[1],
+        lambda y: torch.split(y, [2, 4], dim=1)[1],
+        lambda y: y.narrow(1, -3, 3),
+    ],
+    ids=["chunk", "split", "split by keyword", "narrow from behind"],
+)
+def test_a_part_whose_others_nobody_reads(take) -> None:
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.last = nn.Conv2d(3, 6, 1), nn.LazyConv2d(2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(take(F.relu(self.a(x))))
+
+    model = Part()
+    model(torch.zeros(1, 3, 8, 8))
+    model = settle(model, 5)
+    kill(model.a, [1, 4])
+    small, _ = checked(model)
+    assert small.get_submodule("a").out_channels < 5
+
+
+def test_code_that_hooks_into_a_module_keeps_its_channels() -> None:
+    model = settle(nn.Sequential(nn.Conv2d(3, 6, 1), nn.ReLU(), nn.Conv2d(6, 2, 1)), 6)
+    kill(model[0], [0])
+    model[1].register_forward_hook(lambda module, given, out: out + given[0].mean())
+    small, _ = compact(model, (3, 8, 8))
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(small(images), model(images))
+    assert widths(small) == [6, 2]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.MaxPool3d((3, 1, 1), 1, (1, 0, 0)), nn.AdaptiveMaxPool3d((6, None, None))],
+    ids=["max", "adaptive"],
+)
+def test_a_layer_of_another_rank_takes_channels_for_space(layer: nn.Module) -> None:
+    model = settle(nn.Sequential(nn.Conv2d(3, 6, 1), layer, nn.Conv2d(6, 2, 1)), 7)
+    kill(model[0], [2])
+    small, _ = checked(model)
+    assert widths(small) == [6, 2]
