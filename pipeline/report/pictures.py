@@ -318,6 +318,7 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         if max(values) > 20 * min(values):
             axes.set_xscale("log")
             axes.minorticks_off()
+            axes.xaxis.set_major_formatter(lambda value, _place: f"{value:g}")
         else:
             axes.set_xlim(0, None)
         axes.margins(0.1)

@@ -181,3 +181,15 @@ def test_phases_are_named_where_they_begin(tmp_path):
 
 def test_a_rejected_file_is_said_to_be_one(tmp_path):
     assert "float16 tflite (rejected)" in texts(drawn(tmp_path)["Size of each file"])
+
+
+def test_latencies_far_apart_are_numbers_on_a_logarithmic_axis(tmp_path):
+    found = records(3)
+    timed = [entry for entry in found["beside"]["profile"]["profile.json"]["files"]]
+    assert len(timed) > 1
+    for factor, entry in zip((0.004, 0.4), timed, strict=False):
+        for timing in entry["latency"]:
+            timing["median"]["value"] = factor
+    said = texts(drawn(tmp_path, found)["Accuracy against latency"])
+    assert "0.01" in said
+    assert not any("$" in text for text in said)
