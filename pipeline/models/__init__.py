@@ -8,6 +8,7 @@ and returns a network from ``[n, channels, size, size]`` to logits ``[n, classes
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,22 +78,36 @@ def load_checkpoint(model: nn.Module, path: Path) -> None:
         PareError: the file is missing or unreadable, or it holds another architecture;
             names the first tensors that differ.
     """
-    state = read_state(path)
+    load_state(model, read_state(path), path)
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor], where: Path) -> None:
+    """Load weights into a network of the same architecture.
+
+    Args:
+        model: takes the weights.
+        state: by name; what counts the batches of a training may be missing.
+        where: they come from, for the message.
+
+    Raises:
+        PareError: it is of another architecture; names the first tensors that differ.
+    """
     own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    extra = sorted(state.keys() - own.keys())
-    shapes = [
+    # Checkpoints of old versions of torch lack it.
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    state = {**counters, **state}
+    problems = [f"{name} is missing" for name in sorted(own.keys() - state.keys())]
+    problems += [f"{name} is not in the network" for name in sorted(state.keys() - own.keys())]
+    problems += [
         f"{name} is {list(state[name].shape)}, the network has {list(own[name].shape)}"
         for name in sorted(own.keys() & state.keys())
-        if own[name].shape != state[name].shape
+        if state[name].shape != own[name].shape
     ]
-    problems = [f"{name} is missing" for name in missing]
-    problems += [f"{name} is not in the network" for name in extra] + shapes
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise PareError(
-            f"checkpoint {path} is of another architecture: {'; '.join(problems[:3])}{more}. "
-            "Choose the model it was trained with."
+            f"checkpoint {where} is of another architecture: {'; '.join(problems[:3])}{more}. "
+            "Choose the model it was trained with, and its options (classes, width, ...)."
         )
     model.load_state_dict(state)
 

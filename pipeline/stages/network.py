@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PareError, did_you_mean
 from pipeline.core.plugins import MODELS
-from pipeline.models import build
+from pipeline.models import build, load_state
 
 _SIZES = ("classes", "channels", "size")
 
@@ -78,33 +78,6 @@ def with_weights(
         model = network_of(key, {**options, "classes": classes}, shape)
     load_state(model, state, where)
     return model.eval()
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
-    """Load weights into a network of the same architecture.
-
-    Raises:
-        PareError: it is of another one; names the first tensors that differ.
-    """
-    own = model.state_dict()
-    # Counts the batches of a training; checkpoints of old versions of torch lack it.
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    state = {**counters, **state}
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not in the network" for name in state if name not in own]
-    problems += [
-        f"{name} is {list(state[name].shape)}, the network has {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise PareError(
-            f"checkpoint {where} is of another architecture: {'; '.join(problems[:3])}{more}. "
-            "Choose the --model it was trained with, and its options with --set KEY=VALUE "
-            "(classes, width, ...)."
-        )
-    model.load_state_dict(state)
 
 
 def _classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:

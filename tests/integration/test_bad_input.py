@@ -207,7 +207,7 @@ def test_a_checkpoint_of_another_architecture(out, tmp_path):
     save_file({"fc.weight": torch.zeros(2, 2)}, path)
     message = refused(out, f"model.checkpoint={path}")
     assert f"checkpoint {path} is of another architecture: 0.bias is missing" in message
-    assert "Choose the model it was trained with." in message
+    assert "Choose the model it was trained with" in message
 
 
 @pytest.mark.parametrize("content", [None, b"no weights"])
