@@ -53,7 +53,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "accuracy": _accuracy(metrics),
         "counts": _counts(metrics),
         "layers": _layers(metrics, plan),
-        "cut": _cut(plan),
+        "cut": _cut(plan) | {"slow_widths": metrics["compact"].get("slow_widths")},
         "training": {
             "epochs": metrics["train"]["epochs"],
             "best_epoch": metrics["train"]["best_epoch"],

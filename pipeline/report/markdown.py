@@ -25,6 +25,7 @@ def text(report: dict[str, Any]) -> str:
         *_section("Files", tables.files(report)),
         *_section("The network", tables.scores(report)),
         *_section("What was cut and why", tables.layers(report)),
+        *_widths(report),
         *_section("Where constants were folded", tables.folds(report), level=3),
         *_section("Dead channels that were kept", tables.stayed(report), level=3),
         *_section("Proof: compact network against masked network", tables.proof(report)),
@@ -38,6 +39,11 @@ def text(report: dict[str, Any]) -> str:
         _fenced(tomli_w.dumps(report["recipe"]), "Recipe"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _widths(report: dict[str, Any]) -> list[str]:
+    slow = report["cut"]["slow_widths"]
+    return [_plain(f"Widths: {slow}")] if slow else []
 
 
 def _verdicts(report: dict[str, Any]) -> Table:

@@ -40,7 +40,8 @@ def run(context: Context) -> dict[str, Any]:
     write_json(context.out / "channels.json", explain(plan).model_dump(mode="json"))
     paid = _paid(context, after)
     shipped = paid.network if paid and paid.removed else after
-    if slow := uneven(shipped):
+    slow = uneven(shipped)
+    if slow:
         context.reporter.warn(slow)
     context.save("model.safetensors", shipped.state_dict())
     return {
@@ -51,6 +52,7 @@ def run(context: Context) -> dict[str, Any]:
         "before": _figures(old),
         "after": _figures(free),
         "paid": paid.figures if paid else None,
+        "slow_widths": slow,
         "channels_removed": len(plan.removed),
         "carriers": sum(fold.into.startswith("carrier") for fold in plan.folds.values()),
         "worst_relative_difference": proof.worst,

@@ -329,3 +329,31 @@ def test_of_many_dead_channels_the_largest_lots_are_told_and_the_rest_counted(
         rest, str(1 + 2 + 3), "each is in channels.json of the compact stage",
     ]  # fmt: skip
     assert all(rest in text for text in both(report))
+
+
+def test_widths_that_run_slowly_are_told_with_their_layers(tmp_path):
+    found = records()
+    found["compact"]["slow_widths"] = "depthwise convolutions of an odd width: 'block0.conv'"
+    shown, text = both(collected(tmp_path, found))
+    assert "Widths: depthwise convolutions of an odd width" in shown
+    assert "Widths: depthwise convolutions of an odd width" in text
+
+
+def test_paid_savings_stand_apart_from_free_ones(tmp_path):
+    found = records()
+    after = found["compact"]["after"]
+    less = [layer | {"outputs": layer["outputs"] - 1} for layer in after["layers"]]
+    paid = {"images": 200, "channels": 2, "removed": True}
+    paid |= {"accuracy_before": 0.89, "accuracy_after": 0.87}
+    paid["after"] = after | {"parameters": 123, "layers": less}
+    found["compact"]["paid"] = paid
+    found["compact"]["test_accuracy"] = 0.87
+    report = collected(tmp_path, found)
+    rows = {row[0].text: row for row in tables.scores(report).rows}
+    assert rows["compact"][-1].text == "89.00 %"
+    last = rows["paid: 2 channels dead on 200 images removed"]
+    assert (last[1].text, last[-1].text) == ("123", "87.00 %")
+    layer = tables.layers(report)
+    assert [column.title for column in layer.columns][:3] == ["Layer", "Channels", "Paid"]
+    assert layer.rows[0][2].text == str(less[0]["outputs"])
+    assert "then to 123 less 2 channels dead on 200 images" in verdicts.headline(report)

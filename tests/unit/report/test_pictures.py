@@ -185,7 +185,7 @@ def test_a_rejected_file_is_said_to_be_one(tmp_path):
 
 def test_latencies_far_apart_are_numbers_on_a_logarithmic_axis(tmp_path):
     found = records(3)
-    timed = [entry for entry in found["beside"]["profile"]["profile.json"]["files"]]
+    timed = found["beside"]["profile"]["profile.json"]["files"]
     assert len(timed) > 1
     for factor, entry in zip((0.004, 0.4), timed, strict=False):
         for timing in entry["latency"]:
