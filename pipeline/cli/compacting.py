@@ -97,8 +97,8 @@ def lines(result: Compacted) -> list[str]:
         if onnx.refused
         else f"model.onnx agrees with PyTorch to {onnx.difference:.1e} of the scale",
         "",
-        "Load it again, where network is what --model builds (rebuild and CutPlan are in",
-        "pipeline.graph.surgery, load_file in safetensors.torch):",
+        "Load it again, where network is what --model builds (rebuild is in graph.surgery,",
+        "CutPlan in graph.plan of pipeline, load_file in safetensors.torch):",
         f"    small = rebuild(network, {result.shape}, CutPlan(**json.load(open({plan!r}))))",
         f"    small.load_state_dict(load_file({weights!r}))",
     ]
