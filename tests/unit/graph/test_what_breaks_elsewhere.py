@@ -138,6 +138,7 @@ def test_a_cascade_through_a_residual_branch_needs_several_rounds() -> None:
 
 
 def test_equal_argmax_does_not_pass_for_equal_outputs() -> None:
+    torch.manual_seed(0)
     model = settle(
         Net(
             lambda m, x: m.fc((m.a(x) + m.b(x)).mean((2, 3))),
@@ -151,7 +152,7 @@ def test_equal_argmax_does_not_pass_for_equal_outputs() -> None:
     small, _ = checked(model)
     images = torch.randn(8, *SHAPE)
     with torch.no_grad():  # what simplify does: the bias of the dead addend is dropped
-        layer(small, "b").bias[1] *= 0.9
+        layer(small, "b").bias[1] *= 0.99
         assert torch.equal(model(images).argmax(1), small(images).argmax(1))
     assert not compare(model, small, images, "noise").holds
 
