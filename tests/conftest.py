@@ -26,6 +26,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)
+def _same_weights_every_time() -> None:
+    """Seed torch, where it is loaded: what a network starts from must not decide a test."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections to anything but this machine."""
     connect = socket.socket.connect
