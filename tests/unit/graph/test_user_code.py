@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from tiny import kill, settle
 from torch import Tensor, fx, nn
+from torch.nn.utils import prune
 
 from pipeline.core.errors import PareError
 from pipeline.graph.channels import effective_masks
@@ -454,3 +455,84 @@ def test_several_inputs() -> None:
     assert removed(plan) == {("a", 0), ("a", 3), ("b", 1)}
     image, depth = torch.randn(2, 3, 9, 7), torch.randn(2, 1, 9, 7)
     torch.testing.assert_close(small(image, depth), model(image, depth))
+
+
+@pytest.mark.parametrize(
+    "view", [lambda y: y.expand_as(y), lambda y: F.dropout2d(y, 0.5, training=False)]
+)
+def test_a_view_under_another_name_that_is_changed_in_place(view) -> None:
+    def forward(m, x):
+        y = m.a(x)
+        F.relu_(view(y))
+        return m.b(y)
+
+    _, plan = checked(forward)
+    assert removed(plan) <= {("a", 0), ("a", 3)}
+
+
+def test_what_is_written_into_another_tensor_is_refused() -> None:
+    def forward(m, x):
+        y, z = m.a(x), m.a2(x)
+        torch.sin(y, out=z)
+        return m.b(z)
+
+    with pytest.raises(PareError, match="writes into `out`"):
+        follow_mutations(fx.symbolic_trace(Written(forward, a2=nn.Conv2d(3, 6, 3))))
+
+
+def test_code_that_counts_the_images_is_refused() -> None:
+    def forward(m, x):
+        y = torch.relu(m.a(x))
+        return m.b(y * 2 if x.shape[0] > 2 else y)
+
+    with pytest.raises(PareError, match="cannot be traced"):
+        compact(settle(Written(forward), 1), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda m, y: m.pad(y)[:, 2:-2],
+        lambda m, y: m.fold(m.fold(y).flatten(1, 2)).flatten(1, 2),
+        lambda m, y: m.rows(y),
+        lambda m, y: y ** y.abs().clamp(max=1),
+        lambda m, y: torch.clamp(y, max=y),
+        lambda m, y: m.shuffle(y.softmax(1)),
+    ],
+    ids=["pad", "unflatten twice", "layer norm of rows", "power", "bound", "shuffle"],
+)
+def test_unusual_calls_break_nothing(middle) -> None:
+    def forward(m, x):
+        return m.b(middle(m, torch.relu(m.a(x))))
+
+    checked(
+        forward,
+        pad=nn.ZeroPad3d((0, 0, 0, 0, 2, 2)),
+        fold=nn.Unflatten(1, (2, 3)),
+        rows=nn.LayerNorm(8),
+        shuffle=nn.ChannelShuffle(3),
+    )
+
+
+def test_a_buffer_beside_a_weight_that_becomes_a_module() -> None:
+    class Gained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 6))
+            self.register_buffer("gain", torch.tensor(2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight) * self.gain
+
+    def forward(m, x):
+        return m.gained(torch.relu(m.a(x)).mean((2, 3)))
+
+    _, plan = checked(forward, gained=Gained())
+    assert removed(plan) == {("a", 0), ("a", 3)}
+
+
+def test_pruning_that_is_still_a_hook_is_refused_with_the_remedy() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    prune.random_structured(model[0], "weight", 0.5, dim=0)
+    with pytest.raises(PareError, match=r"torch\.nn\.utils\.prune\.remove"):
+        compact(model, SHAPE)
