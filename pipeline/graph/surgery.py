@@ -30,12 +30,21 @@ def compact(
         PareError: the network cannot be traced.
     """
     graph = trace(model, shape)
+    plan = _all_rounds(graph, shape, multiple)
+    return _next_rounds(_carry_out(graph, plan), shape, plan), plan
+
+
+def _all_rounds(graph: fx.GraphModule, shape: Shape, multiple: int) -> CutPlan:
+    """Plan until nothing leaves; after the first round in float64.
+
+    What is folded in a later round would otherwise be a constant that an earlier one rounded.
+    """
     plan = plan_cuts(graph, multiple=multiple)
-    small = _carry_out(graph, plan)
     if plan.is_empty or not any(kept.why in MAY_LEAVE_LATER for kept in plan.kept):
-        return small, plan
-    smaller, again = compact(small, shape, multiple=multiple)
-    return (small, plan) if again.is_empty else (smaller, plan.followed_by(again))
+        return plan
+    wide = _carry_out(copy.deepcopy(graph).double(), plan)
+    again = _all_rounds(trace(wide, shape), shape, multiple)
+    return plan if again.is_empty else plan.followed_by(again)
 
 
 def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
@@ -44,17 +53,18 @@ def rebuild(model: nn.Module, shape: Shape, plan: CutPlan) -> fx.GraphModule:
     Needs the network's code and the plan alone, so that a compact network travels as a
     state dict and a JSON file. The weights' values are meaningless until loaded.
     """
-    small = _carry_out(trace(model, shape), plan)
+    return _next_rounds(_carry_out(trace(model, shape), plan), shape, plan)
+
+
+def _next_rounds(small: fx.GraphModule, shape: Shape, plan: CutPlan) -> fx.GraphModule:
+    """Carry out what a plan says of the network that its first round left."""
     return rebuild(small, shape, plan.again) if plan.again else small
 
 
 def perform(graph: fx.GraphModule, plan: CutPlan) -> fx.GraphModule:
     """Carry a plan out on a copy of the graph, and flush what fell below the normal range."""
-    small = _carry_out(copy.deepcopy(graph), plan)
-    if plan.again is None:
-        return small
     shapes = [n.meta["shape"][1:] for n in graph.graph.nodes if n.op == "placeholder"]
-    return perform(trace(small, tuple(shapes)), plan.again)
+    return _next_rounds(_carry_out(copy.deepcopy(graph), plan), tuple(shapes), plan)
 
 
 @torch.no_grad()
