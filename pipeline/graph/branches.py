@@ -14,7 +14,7 @@ from pipeline.graph.channels import Liveness
 from pipeline.graph.plan import Branch
 from pipeline.graph.rules import Call, Channels, Rule, calls, operation
 from pipeline.graph.rules.merge import Elementwise, operands
-from pipeline.graph.rules.weighted import Kernel, widths
+from pipeline.graph.rules.weighted import Kernel, shift_bias, widths
 
 _COMMUTE = ("add", "iadd")
 _SUMS = (*_COMMUTE, "sub", "isub", "subtract")
@@ -44,15 +44,14 @@ def dead_branches(liveness: Liveness) -> list[Branch]:
             continue
         place = dead[-1]
         state = liveness.states[sides[place]]
-        constant = Channels.of(state.live, state.value)
-        into = _place_of(call, place, constant, made_by.get(sides[1 - place]))
+        into = _place_of(call, place, state, made_by.get(sides[1 - place]))
         if into not in {branch.into for branch in found}:  # one constant a layer and round
             found.append(
                 Branch(
                     call=call.node.name,
                     operand=place,
                     shape=list(state.shape),
-                    values=constant.value.flatten().tolist(),
+                    values=state.value.flatten().tolist(),
                     into=into,
                 )
             )
@@ -99,7 +98,10 @@ def cut_branches(graph: fx.GraphModule, branches: list[Branch]) -> None:
             continue
         if kind == "bias":
             minus = operation(call.node) not in _COMMUTE
-            _into_bias(graph, place, -constant if minus else constant)
+            layer = graph.get_submodule(place)
+            _, outputs = widths(layer)  # type: ignore[arg-type]  # has a kernel
+            moved = (-constant if minus else constant).flatten().expand(outputs)
+            shift_bias(layer, moved)  # type: ignore[arg-type]  # has a kernel
         call.node.replace_all_uses_with(other)
         graph.graph.erase_node(call.node)
     graph.graph.eliminate_dead_code()
@@ -119,16 +121,3 @@ def _as_parameter(
     sides = list(operands(call))
     sides[place] = read
     call.node.args, call.node.kwargs = tuple(sides), {}
-
-
-def _into_bias(graph: fx.GraphModule, name: str, constant: Tensor) -> None:
-    """Add a constant to the bias of a layer, which gets one if it has none."""
-    layer = graph.get_submodule(name)
-    weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)
-    moved = constant.flatten().expand(widths(layer)[1])  # type: ignore[arg-type]  # has a kernel
-    if bias is None:
-        layer.bias = nn.Parameter(moved.to(weight.dtype).clone())
-    else:
-        assert isinstance(bias, Tensor)
-        bias.copy_(bias.double() + moved)

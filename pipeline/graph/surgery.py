@@ -11,7 +11,7 @@ from pipeline.graph.branches import cut_branches
 from pipeline.graph.plan import CutPlan, Fold, Stay
 from pipeline.graph.planning import MAY_LEAVE_LATER, plan_cuts
 from pipeline.graph.rules import Cut, Kept, calls
-from pipeline.graph.rules.weighted import output_axis, shift, widths
+from pipeline.graph.rules.weighted import output_axis, shift, shift_bias, widths
 from pipeline.graph.subnormals import flush_subnormals
 from pipeline.graph.trace import Shape, trace
 
@@ -101,13 +101,8 @@ def _fold(graph: fx.GraphModule, name: str, fold: Fold) -> None:
         mean = graph.get_submodule(place).running_mean
         assert isinstance(mean, Tensor)
         mean.copy_(mean.double() - moved)
-    elif layer.bias is None:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        layer.bias = nn.Parameter(moved.to(weight.dtype))
     else:
-        assert isinstance(layer.bias, Tensor)
-        layer.bias.copy_(layer.bias.double() + moved)
+        shift_bias(layer, moved)  # type: ignore[arg-type]  # as above
 
 
 def _carry(layer: nn.Module, carrier: int, constants: Tensor) -> None:

@@ -363,9 +363,25 @@ def operation(node: fx.Node) -> str | None:
     return None
 
 
-def reads_only(call: Call, *nodes: object) -> bool:
-    """Tell whether a call has no other node among its arguments than those given."""
-    return all(node in nodes for node in call.node.all_input_nodes)
+@torch.no_grad()
+def carried_out(call: Call, value: Tensor) -> Tensor:
+    """Carry a call out on another tensor in the place of its one input."""
+    split = split_of(call.node)
+    node = call.node if split is None else split
+    given = {call.inputs[0]: value}
+    args, kwargs = fx.node.map_arg(
+        (node.args, node.kwargs), lambda n: given[n] if n in given else n.meta["value"]
+    )
+    if call.module is not None:
+        out = call.module(*args, **kwargs)
+    elif node.op == "call_method":
+        out = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    else:
+        assert callable(node.target)
+        out = node.target(*args, **kwargs)
+    out = out if split is None else out[call.node.args[1]]
+    assert isinstance(out, Tensor)
+    return out
 
 
 def keep(module: nn.Module, name: str, kept: Kept | None, axis: int = 0) -> None:

@@ -21,6 +21,7 @@ from pipeline.graph.rules import (
     Cut,
     Rule,
     Slots,
+    carried_out,
     free_axis,
     on_axis_only,
     operation,
@@ -134,26 +135,6 @@ class Movement(Rule):
                 moved = None  # the bits of the numbers, not the numbers
             self._sources[shape] = None if moved is None else _alike(moved)
         return self._sources[shape]
-
-
-def carried_out(call: Call, value: Tensor) -> Tensor:
-    """Carry a call out on another tensor of its input's shape."""
-    split = split_of(call.node)
-    node = call.node if split is None else split
-    given = {call.inputs[0]: value}
-    args, kwargs = fx.node.map_arg(
-        (node.args, node.kwargs), lambda n: given[n] if n in given else n.meta["value"]
-    )
-    if call.module is not None:
-        out = call.module(*args, **kwargs)
-    elif node.op == "call_method":
-        out = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    else:
-        assert callable(node.target)
-        out = node.target(*args, **kwargs)
-    out = out if split is None else out[call.node.args[1]]
-    assert isinstance(out, Tensor)
-    return out
 
 
 def _alike(numbers: Tensor) -> Tensor:

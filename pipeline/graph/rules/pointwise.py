@@ -14,6 +14,7 @@ from pipeline.graph.rules import (
     Cut,
     Rule,
     Slots,
+    carried_out,
     keep,
     on_axis_only,
     operation,
@@ -93,23 +94,9 @@ class Pointwise(ChannelWise):
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
         """Apply the operation itself to the constants."""
-        value = _apply(call, inputs[0].value.clone())
+        value = carried_out(call, inputs[0].value.clone())
         # What is no number (a root of a negative constant) is left to the network itself.
         return Channels.of(inputs[0].live | ~value.isfinite(), value)
-
-
-def _apply(call: Call, value: Tensor) -> Tensor:
-    node = call.node
-    with torch.no_grad():
-        if call.module is not None:
-            out = call.module(value)
-        elif node.op == "call_method":
-            out = getattr(value, str(node.target))(*node.args[1:], **node.kwargs)
-        else:
-            assert callable(node.target)
-            out = node.target(value, *node.args[1:], **node.kwargs)
-    assert isinstance(out, Tensor)
-    return out
 
 
 class Prelu(ChannelWise):

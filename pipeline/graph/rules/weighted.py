@@ -191,6 +191,14 @@ def shift(layer: Layer, constants: Tensor) -> Tensor:
     return (wide @ grouped[:, read].unsqueeze(2)).flatten()
 
 
+def shift_bias(layer: Layer, moved: Tensor) -> None:
+    """Add float64 ``[out]`` to the bias of a layer of ours, which gets one if it has none."""
+    if layer.bias is None:
+        layer.bias = nn.Parameter(moved.to(layer.weight.dtype, copy=True))
+    else:
+        layer.bias.copy_(layer.bias.double() + moved)
+
+
 def _by_group(kept: Kept | None, parts: int, size: int) -> list[Tensor]:
     """Return the kept indices of each group, counted from the group's first."""
     if kept is None:
