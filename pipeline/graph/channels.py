@@ -32,7 +32,7 @@ from pipeline.graph.rules import (
     operation,
     split_of,
 )
-from pipeline.graph.rules.movement import Sized
+from pipeline.graph.rules.movement import Sized, sizes_of
 from pipeline.graph.rules.norm import BATCH_NORMS
 
 
@@ -295,9 +295,7 @@ def _ends_in(size: fx.Node, sized: set[fx.Node], states: Mapping[fx.Node, Channe
 
 def _is_rewritten(reshape: fx.Node, size: fx.Node, states: Mapping[fx.Node, Channels]) -> bool:
     """Tell whether a reshape uses a number only as the size of the channels."""
-    listed = reshape.args[1:]
-    if len(listed) == 1 and isinstance(listed[0], tuple | list):
-        listed = tuple(listed[0])
+    listed = sizes_of(reshape)
     shape = states[reshape].shape
     if reshape.kwargs or len(listed) != len(shape):
         return False

@@ -91,10 +91,10 @@ class Movement(Rule):
         several = sum(size > 1 for size in source.shape) > 1
         if several and source.numel() != torch.Size(shape).numel():
             return False
-        return self.can_cut(call, free_axis(shape), free_axis(source.shape), shape)
+        return self.can_cut(call, free_axis(shape), shape)
 
-    def can_cut(self, call: Call, into: int, out: int, shape: tuple[int, ...]) -> bool:
-        """Tell whether the call can be narrowed on these axes of its input and result."""
+    def can_cut(self, call: Call, axis: int, shape: tuple[int, ...]) -> bool:
+        """Tell whether the call can be narrowed on an axis of its input, of a known shape."""
         return True
 
     def forward(self, call: Call, inputs: Sequence[Channels]) -> Channels:
@@ -176,6 +176,14 @@ def _as_function(call: Call, function: Callable[..., Any], *others: Any) -> None
     call.node.args, call.node.kwargs = (call.inputs[0], *others), {}
 
 
+def sizes_of(reshape: fx.Node) -> tuple[Any, ...]:
+    """Return the sizes given to a reshape, one by one or as a list; or what holds them all."""
+    listed = reshape.args[1:] or tuple(reshape.kwargs.values())
+    if len(listed) == 1 and isinstance(listed[0], tuple | list):
+        listed = tuple(listed[0])
+    return listed
+
+
 class Sized(Movement):
     """``view``, ``reshape`` and ``expand``, whose sizes are baked in or asked of a value."""
 
@@ -187,9 +195,7 @@ class Sized(Movement):
         """
         if cut.output is None:
             return
-        listed = call.node.args[1:] or tuple(call.node.kwargs.values())
-        if len(listed) == 1 and isinstance(listed[0], tuple | list):
-            listed = tuple(listed[0])
+        listed = sizes_of(call.node)
         if len(listed) != len(call.shape):  # a torch.Size that was asked of a value
             with call.graph.graph.inserting_before(call.node):
                 take = call.graph.graph.call_function
@@ -253,11 +259,11 @@ class Shuffle(Movement):
 class Slice(Movement):
     """Part of the image, of the tokens, or of the channels."""
 
-    def can_cut(self, call: Call, into: int, out: int, shape: tuple[int, ...]) -> bool:
+    def can_cut(self, call: Call, axis: int, shape: tuple[int, ...]) -> bool:
         """On the axis of the channels only a range in steps of one."""
-        if shape[into] == 1:
+        if shape[axis] == 1:
             return True
-        chosen = self._ranges(call).get(into, slice(None))
+        chosen = self._ranges(call).get(axis, slice(None))
         return isinstance(chosen, slice) and chosen.step in (None, 1)
 
     def cut(self, call: Call, cut: Cut) -> None:
@@ -317,11 +323,11 @@ def _place_of(index: list[Any], axis: int) -> int:
 class Part(Movement):
     """One part of a ``chunk`` or ``split``, whose sizes are written down when one changes."""
 
-    def can_cut(self, call: Call, into: int, out: int, shape: tuple[int, ...]) -> bool:
+    def can_cut(self, call: Call, axis: int, shape: tuple[int, ...]) -> bool:
         """Anything but ``unbind`` on the axis of the channels."""
         split = split_of(call.node)
         assert split is not None
-        return operation(split) != "unbind" or shape[into] == 1
+        return operation(split) != "unbind" or shape[axis] == 1
 
     def cut(self, call: Call, cut: Cut) -> None:
         """Write the sizes that all parts have now into the call that splits."""
