@@ -209,6 +209,37 @@ def report(folder: Path) -> None:
     click.echo(folder / "report.html")
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")
+@click.option(
+    "--time/--no-time",
+    "timed",
+    default=True,
+    help="Run it to time its operators, or only read it.  [default: time]",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(0),
+    default=10,
+    help="Single operators listed by time.  [default: 10]",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, help="Of the runtime.  [default: 1]"
+)
+def inspect(file: Path, **options: Any) -> None:
+    """Look into FILE (.onnx, .tflite): what it carries, what of it is really int8.
+
+    Prints its metadata, inputs and outputs, sizes, the arithmetic of its products, its float
+    parts between integer parts, its operators by type and by time, and warnings.
+
+    Exit code 2: a file that can't be read, or that says int8 and is 0 % int8.
+    """
+    from pipeline.cli.inspecting import execute
+
+    execute(file, **options)
+
+
 @main.command("list")
 @click.argument(
     "what",

@@ -11,8 +11,12 @@ _NEEDS = {
     "train, prune, compact": ("", ["torch", "torchvision", "lightning-fabric", "safetensors"]),
     "data": ("", ["numpy", "pillow", "scikit-learn"]),
     "ONNX": ("", ["onnx", "onnxscript", "onnxruntime"]),
-    "TFLite": (
-        "tflite",
+    "TFLite by litert-torch": (
+        "litert",
+        ["litert-torch", "ai-edge-quantizer", "ai-edge-litert"],
+    ),
+    "TFLite by onnx2tf": (
+        "onnx2tf",
         [
             "tensorflow", "tf-keras", "onnx2tf", "onnx-graphsurgeon", "sng4onnx", "psutil",
             "ai-edge-litert",

@@ -116,7 +116,7 @@ def parity_text(entry: dict[str, Any]) -> str:
         text = f"{parity['max_abs_difference']:.1e}, {agreement}"
     else:
         text = f"not finite, {agreement}"
-    return text if entry["state"] == "made" else f"REJECTED {text}"
+    return text if entry["state"] == "made" else f"WRONG {text}"
 
 
 def _targets(report: dict[str, Any]) -> Table:

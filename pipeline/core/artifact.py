@@ -21,6 +21,8 @@ ENGINES = (
     "onnxruntime",
     "tensorflow",
     "onnx2tf",
+    "litert-torch",
+    "ai-edge-quantizer",
     "ai-edge-litert",
     "numpy",
 )

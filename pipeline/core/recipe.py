@@ -16,7 +16,7 @@ from pipeline.core.own_code import own_files
 from pipeline.core.places import is_folder_of_images, placed
 from pipeline.core.plugins import DATA, METHODS, MODELS, Room
 from pipeline.core.record import Record, digest, parse, read_toml
-from pipeline.core.target import Target
+from pipeline.core.target import Method, Target
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -111,16 +111,57 @@ class CompactOptions(Record):
 
 
 class QuantizeOptions(Record):
-    """Calibration of the integer schemes; which schemes are made follows from the targets."""
+    """How the files' numbers are made small; which schemes are made follows from the targets.
 
+    Attributes:
+        schemes: made beside those that the targets take, such as ``["int16x8"]``.
+        calibration_images: drawn from the training split, normalised as for validation.
+        calibration_data: ``random`` calibrates on noise: for sizes and times, never to ship.
+        method: how the range of an activation follows from what the images showed; where a
+            converter does not offer it, min-max.
+        equalise: move scale between the channels of neighbouring layers, which changes no
+            output, so that one scale a layer fits all of its channels.
+        bias_correction: shift the biases of integer files by what rounding the weights
+            costs on average.
+        max_accuracy_drop: points of top-1 that an integer file may lose. Where one loses
+            more on the validation split, its most sensitive layers stay in float, and a
+            file that loses more on the test split is not offered.
+        qat_epochs: of training with rounded weights and activations before the files are
+            made; the file is offered only if it is more accurate for it.
+        qat_lr_factor: its learning rate, as a part of the training's.
+    """
+
+    schemes: list[str] = Field(default_factory=list)
     calibration_images: int = Field(default=200, ge=1)
     calibration_seed: int = 0
+    calibration_data: Literal["train", "random"] = "train"
+    method: Method = "min-max"
+    equalise: bool = False
+    bias_correction: bool = False
+    max_accuracy_drop: float | None = Field(default=None, ge=0)
+    qat_epochs: int = Field(default=0, ge=0)
+    qat_lr_factor: float = Field(default=0.05, gt=0)
 
 
 class ExportOptions(Record):
-    """How the files are written and what they must reach to be offered."""
+    """How the files are written and what they must reach to be offered.
 
-    opset: int = Field(default=18, ge=18)
+    Attributes:
+        opset: of ONNX files, unless a target's onnxruntime is too old for it.
+        preprocessing: ``baked`` files take raw pixels and normalise them themselves.
+        licence: of the weights, written into the files.
+        exporters: keys of those to use, several of one format as cross-checks; all of them
+            where the list is empty.
+        max_float_difference: of a float32 file's logits, as a fraction of the largest.
+        min_agreement: part of the test images that a quantized file must classify as the
+            network does.
+        converter_timeout_s: after which a converter is stopped.
+    """
+
+    opset: int = Field(default=18, ge=13)
+    preprocessing: Literal["outside", "baked"] = "outside"
+    licence: str | None = None
+    exporters: list[str] = Field(default_factory=list)
     max_float_difference: float = Field(default=1e-4, gt=0)
     min_agreement: float = Field(default=0.9, ge=0, le=1)
     converter_timeout_s: float = Field(default=900, gt=0)
@@ -191,9 +232,9 @@ class Recipe(Record):
         Raises:
             PareError: unknown model, data set, method or target ("did you mean").
         """
-        _check_listed(MODELS, self.model.name, where)
-        _check_listed(DATA, self.data.name, where)
-        _check_listed(METHODS, self.method.name, where)
+        check_listed(MODELS, self.model.name, where)
+        check_listed(DATA, self.data.name, where)
+        check_listed(METHODS, self.method.name, where)
         for name in (*self.targets, *filter(None, [self.budget.target])):
             Target.load(name)
 
@@ -263,7 +304,12 @@ def _find(source: str | Path) -> Path:
     return recipes[str(source)]
 
 
-def _check_listed(room: Room, key: str, where: str) -> None:
+def check_listed(room: Room, key: str, where: str) -> None:
+    """Refuse a name that a room does not hold, nor any library by ``package.module:name``.
+
+    Raises:
+        PareError: names the nearest one that there is.
+    """
     plugins = room.plugins()
     head, colon, _ = key.partition(":")
     if colon or head in plugins or head.replace("-", "_") in plugins:

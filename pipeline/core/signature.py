@@ -10,6 +10,8 @@ from pipeline.core.record import Record
 
 Layout = Literal["NCHW", "NHWC"]
 
+_PREPROCESSING = {"outside": "(pixel / 255 - mean) / std", "baked": "raw uint8"}
+
 
 class Signature(Record):
     """The contract of an image classifier: one image tensor in, one row of logits out.
@@ -23,6 +25,8 @@ class Signature(Record):
         mean: one value a channel, subtracted from pixels in [0, 1].
         std: one value a channel, divides after the mean is subtracted.
         classes: the name of each logit, in order.
+        preprocessing: whether the caller normalises, or the file itself: ``outside`` wants
+            ``(pixel / 255 - mean) / std``, ``baked`` raw pixels from 0 to 255.
         batch: images a call; ``None`` where the caller chooses at each call.
         producer: the program and version that wrote the file.
         recipe_hash: digest of the resolved recipe.
@@ -37,6 +41,7 @@ class Signature(Record):
     mean: list[float]
     std: list[float]
     classes: list[str] = Field(min_length=1)
+    preprocessing: Literal["outside", "baked"] = "outside"
     batch: int | None = Field(default=1, ge=1)
     producer: str
     recipe_hash: str
@@ -81,6 +86,7 @@ class Signature(Record):
             "input_layout": layout,
             "output_name": self.output_name,
             "output_shape": [self.batch, len(self.classes)],
+            "preprocessing": _PREPROCESSING[self.preprocessing],
             "mean": self.mean,
             "std": self.std,
             "classes": self.classes,

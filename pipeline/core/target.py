@@ -11,11 +11,19 @@ from pydantic import AfterValidator, Field, model_validator
 from pipeline.core.errors import unknown
 from pipeline.core.record import Record, parse, read_toml
 
-Dtype = Literal["fp32", "fp16", "dynamic", "int8"]
-"""What a file computes in; ``dynamic`` is 8-bit weights with float activations."""
+Dtype = Literal["fp32", "fp16", "dynamic", "int8", "int16x8", "w8", "int4"]
+"""What a file computes in.
+
+``dynamic``: 8-bit weights, activations quantized as they come. ``w8``: 8-bit weights widened
+to float before they are used. ``int16x8``: 16-bit activations, 8-bit weights. ``int4``: 4-bit
+weights where there are kernels for them, 8-bit activations.
+"""
 
 Format = Literal["onnx", "tflite"]
 Granularity = Literal["per-channel", "per-tensor"]
+Method = Literal["min-max", "percentile", "entropy", "mse"]
+"""How the range of an activation is taken from what calibration showed of it."""
+
 FigureBasis = Literal["vendor", "measured", "fitted", "derived", "assumed"]
 
 _PACKAGE = Path(__file__).parent.parent

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.data import Augmentation, Dataset, Split, split_off, statistics
+from pipeline.runtime.images import ImageError, decode
 
 #: Images with their labels.
 Files = list[tuple[Path, int]]
@@ -228,20 +229,12 @@ def _decode(files: Files, size: int, params: ImageFolder.Params) -> tuple[Split,
 
 
 def _read(path: Path, size: int, color: str) -> np.ndarray | None:
-    """Decode one image to ``[size, size, c]``: shorter side resized, centre cropped."""
+    """Decode one image to ``[size, size, c]`` as a device does, or nothing if it is broken."""
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB" if color == "rgb" else "L")
-    except Exception:  # a broken file makes its decoder fail in any way
+        pixels: np.ndarray = decode(path, size, size, 3 if color == "rgb" else 1)
+    except ImageError:
         return None
-    if image.size != (size, size):
-        scale = size / min(image.size)
-        wide, high = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
-        left, top = (wide - size) // 2, (high - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    array = np.asarray(image, dtype=np.uint8)
-    return array if array.ndim == 3 else array[:, :, None]
+    return pixels
 
 
 def _corrupt(paths: Sequence[Path]) -> PareError:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import numpy as np
 from pipeline.core.errors import PareError
 from pipeline.core.plan import SchemePlan
 from pipeline.core.signature import Layout, Signature
-from pipeline.exporters import ExportFailure, Images
+from pipeline.exporters import Exporter, ExportFailure, Images, offered
+from pipeline.exporters.tflite_metadata import embed
 from pipeline.runtime.engines import Engine, open_model
 
 if TYPE_CHECKING:
@@ -34,24 +36,27 @@ def check_request(
     plans: Sequence[SchemePlan],
     signature: Signature,
     calibration: Images,
-    file_format: str,
+    exporter: Exporter,
 ) -> None:
     """Refuse what no converter could do right.
 
     Raises:
-        PareError: the network is in training mode, a plan is of another format or asked
-            for twice, or the calibration images don't have the signature's shape.
+        PareError: the network is in training mode, a plan is of another format, not offered
+            or asked for twice, or the calibration images don't have the signature's shape.
     """
     if model.training:
         raise PareError("export: the network is in training mode. Call model.eval() first.")
-    wrong = [plan.format for plan in plans if plan.format != file_format]
-    if wrong:
-        raise PareError(
-            f"export: a plan is for {wrong[0]!r}, this exporter writes {file_format!r}."
-        )
-    schemes = [plan.scheme for plan in plans]
-    if len(set(schemes)) != len(schemes):
-        raise PareError(f"export: a scheme is planned twice in {', '.join(schemes)}.")
+    for plan in plans:
+        if plan.format != exporter.FORMAT:
+            raise PareError(
+                f"export: a plan is for {plan.format!r}, this exporter writes "
+                f"{exporter.FORMAT!r}."
+            )
+        if why := offered(type(exporter), plan):
+            raise PareError(f"export: {plan.file_name} cannot be made: {why}.")
+    names = [plan.name for plan in plans]
+    if len(set(names)) != len(names):
+        raise PareError(f"export: a file is planned twice in {', '.join(names)}.")
     want = (signature.channels, signature.height, signature.width)
     if calibration.ndim != 4 or not len(calibration) or calibration.shape[1:] != want:
         raise PareError(
@@ -77,29 +82,70 @@ def log_path(folder: Path, name: str) -> Path:
     return logs / f"{name}.log"
 
 
+def weights_of(model: nn.Module, layers: Collection[str]) -> dict[str, Images]:
+    """Return the weights of some layers of the network, by the layer's name."""
+    return {name: _weight(model, name) for name in sorted(layers)}
+
+
+def _weight(model: nn.Module, layer: str) -> Images:
+    # A network with its preprocessing in front holds the layers one level deeper.
+    wanted = (f"{layer}.weight", f"network.{layer}.weight")
+    for name, parameter in model.named_parameters():
+        if name in wanted:
+            return np.asarray(parameter.detach().cpu().numpy(), np.float32)
+    raise PareError(f"export: {layer!r} is to stay in float, but no layer has that name.")
+
+
 def metadata(
-    plan: SchemePlan, signature: Signature, output_step: float | None
+    plan: SchemePlan,
+    signature: Signature,
+    output_step: float | None,
+    made_by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return all that a reader of the file must know, as plain data.
 
     What a file does not have has no key: as text, ``null`` would be a value like another.
+
+    Args:
+        plan: what the file is.
+        signature: what goes in and comes out.
+        output_step: smallest difference that a quantized output shows.
+        made_by: the packages that made the file; they are written with their versions.
     """
     facts = {
         **signature.metadata(_LAYOUTS[plan.format]),
         "format": plan.format,
         "scheme": plan.scheme,
+        "variant": plan.variant or None,
         "dtype": plan.dtype,
         "weights": plan.weights,
         "activations": plan.activations,
         "granularity": plan.granularity,
-        "io_dtype": plan.io_dtype,
+        "calibration": plan.method,
+        "layers_in_float": [one.layer for one in plan.kept] or None,
+        "input_dtype": plan.input_dtype,
+        "output_dtype": plan.output_dtype,
         "output_step": output_step,
+        "made_by": [_with_version(name) for name in made_by] or None,
     }
     return {key: value for key, value in facts.items() if value is not None}
 
 
+def _with_version(name: str) -> str:
+    package, _, part = name.partition(" ")
+    try:
+        return f"{package} {version(package)} {part}".strip()
+    except PackageNotFoundError:
+        return name
+
+
 def land(
-    made: Path, plan: SchemePlan, signature: Signature, images: Images, folder: Path
+    made: Path,
+    plan: SchemePlan,
+    signature: Signature,
+    images: Images,
+    folder: Path,
+    made_by: Sequence[str] = (),
 ) -> Path:
     """Run a file in its runtime and move it, with its side-car, to where it is believed.
 
@@ -111,6 +157,7 @@ def land(
         signature: what should go in and come out.
         images: to run it on, ``[n, c, h, w]``.
         folder: where it lands.
+        made_by: the packages that made it.
 
     Raises:
         UnfitFileError: it is not what the plan says, or its outputs are not finite.
@@ -118,21 +165,23 @@ def land(
     """
     engine = open_model(made)
     _check_tensors(engine, plan, signature)
+    facts = metadata(plan, signature, engine.output_step, made_by)
+    if plan.format == "tflite":
+        made.write_bytes(embed(made.read_bytes(), facts))
+        engine = open_model(made)
     _check_batches(engine, signature, images)
-    facts = metadata(plan, signature, engine.output_step)
     name = plan.file_name
     side_car = made.with_name(f"{name}.json")
     side_car.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    side_car.replace(folder / side_car.name)
+    for beside in (side_car, made.with_name(f"{made.name}.data")):
+        if beside.is_file():
+            beside.replace(folder / beside.name)
     return made.replace(folder / name)
 
 
 def fail(plans: Sequence[SchemePlan], reason: str, log: Path) -> Mapping[str, ExportFailure]:
     """Return the same failure for each plan."""
-    return {
-        plan.scheme: ExportFailure(scheme=plan.scheme, reason=reason, log=log)
-        for plan in plans
-    }
+    return {plan.name: ExportFailure(name=plan.name, reason=reason, log=log) for plan in plans}
 
 
 def last_line(text: str) -> str:
@@ -152,8 +201,8 @@ def _check_tensors(engine: Engine, plan: SchemePlan, signature: Signature) -> No
         "output name": (engine.output.name, signature.output_name),
         "input shape": (list(engine.input.shape), signature.input_shape(layout)),
         "output shape": (list(engine.output.shape), [signature.batch, len(signature.classes)]),
-        "input type": (engine.input.dtype, plan.io_dtype),
-        "output type": (engine.output.dtype, plan.io_dtype),
+        "input type": (engine.input.dtype, plan.input_dtype),
+        "output type": (engine.output.dtype, plan.output_dtype),
     }
     for what, (got, want) in facts.items():
         if got != want:

@@ -17,6 +17,27 @@ from pipeline.runtime.engines import Engine
 _Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
 
+class WorstClass(Record):
+    """The class whose images the file gets wrong most often beyond what the network does.
+
+    Attributes:
+        position: of it among the classes.
+        n: images of it.
+        network: part of these that the network gets right.
+        file: part of these that the file gets right.
+    """
+
+    position: int
+    n: int
+    network: float
+    file: float
+
+    @property
+    def drop(self) -> float:
+        """Points of accuracy lost on this class."""
+        return (self.network - self.file) * 100
+
+
 class Parity(Record):
     """One file against its PyTorch network, on the same images.
 
@@ -27,6 +48,8 @@ class Parity(Record):
         max_steps: the largest difference in such steps.
         agreement: part of the images that get the same first class.
         top1: accuracy of the file itself, with its 95 % Wilson interval.
+        network_top1: accuracy of the PyTorch network on the same images.
+        worst_class: where the file loses most; ``None`` where it loses nowhere.
         psnr_db: 20 log10(largest reference logit / root mean square difference);
             ``None`` where nothing differs.
         passed: whether the file may be offered.
@@ -38,6 +61,8 @@ class Parity(Record):
     max_steps: float | None
     agreement: float
     top1: Measure
+    network_top1: float
+    worst_class: WorstClass | None
     psnr_db: float | None
     passed: bool
     why: str
@@ -52,11 +77,14 @@ def compare(
     dtype: str,
     max_float_difference: float,
     min_agreement: float,
+    max_accuracy_drop: float | None = None,
+    untouched_logits: npt.NDArray[np.float32] | None = None,
 ) -> Parity:
     """Run a file on images and judge it by the network it was made from.
 
     A float32 file must reproduce the logits; of a quantized file only the decisions are
-    asked for, because its logits are rounded by design.
+    asked for, because its logits are rounded by design. Where a limit on accuracy is set,
+    it is that which decides of them.
 
     Args:
         engine: the loaded file.
@@ -66,6 +94,9 @@ def compare(
         dtype: the target's word for the file's scheme; ``"fp32"`` is judged by difference.
         max_float_difference: as a fraction of the largest reference logit.
         min_agreement: part of the images that must get the network's first class.
+        max_accuracy_drop: points of top-1 that a quantized file may lose; ``None`` for any.
+        untouched_logits: of the network whose accuracy counts, where the file's weights are
+            those of another one, trained on from it.
 
     Raises:
         PareError: there are no images, or the three arrays don't belong together.
@@ -87,18 +118,46 @@ def compare(
     worst = float(np.abs(logits - reference_logits).max()) if finite else None
     largest = float(np.abs(reference_logits).max())
     agreement = float((logits.argmax(1) == reference_logits.argmax(1)).mean())
+    right = logits.argmax(1) == labels
+    counted = reference_logits if untouched_logits is None else untouched_logits
+    network_right = counted.argmax(1) == labels
+    drop = float(network_right.mean() - right.mean()) * 100
     passed, why = _judge(worst, largest, agreement, dtype, max_float_difference, min_agreement)
+    if passed and dtype != "fp32" and max_accuracy_drop is not None:
+        passed = drop <= max_accuracy_drop + 1e-9
+        why = f"{drop:.2f} points of top-1 lost, limit {max_accuracy_drop:g}"
     step = engine.output_step
     return Parity(
         max_abs_difference=worst,
         output_scale=step,
         max_steps=worst / step if worst is not None and step else None,
         agreement=agreement,
-        top1=accuracy(int((logits.argmax(1) == labels).sum()), len(labels)),
+        top1=accuracy(int(right.sum()), len(labels)),
+        network_top1=float(network_right.mean()),
+        worst_class=_worst_class(labels, network_right, right),
         psnr_db=_psnr_db(logits, reference_logits) if finite else None,
         passed=passed,
         why=why,
     )
+
+
+def _worst_class(
+    labels: npt.NDArray[np.int64],
+    network: npt.NDArray[np.bool_],
+    file: npt.NDArray[np.bool_],
+) -> WorstClass | None:
+    """Return the class with the largest drop of accuracy, the first of equals."""
+    found = [
+        WorstClass(
+            position=int(label),
+            n=int((labels == label).sum()),
+            network=float(network[labels == label].mean()),
+            file=float(file[labels == label].mean()),
+        )
+        for label in np.unique(labels)
+    ]
+    worst = max(found, key=lambda one: one.drop)
+    return worst if worst.drop > 0 else None
 
 
 def accuracy(right: int, n: int) -> Measure:

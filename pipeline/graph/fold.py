@@ -22,6 +22,7 @@ def fold_batch_norm(graph: fx.GraphModule) -> fx.GraphModule:
     CPU down.
     """
     folded = copy.deepcopy(graph).eval()
+    _forget_counters(folded)
     for node in list(folded.graph.nodes):
         pair = _pair(folded, node)
         if pair is None:
@@ -36,6 +37,13 @@ def fold_batch_norm(graph: fx.GraphModule) -> fx.GraphModule:
     folded.recompile()
     flush_subnormals(folded)
     return folded
+
+
+def _forget_counters(graph: fx.GraphModule) -> None:
+    """Erase reads of what nobody uses: ``torch.export`` reads each norm's batch counter."""
+    for node in reversed(list(graph.graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.graph.erase_node(node)
 
 
 def _pair(graph: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, Norm] | None:

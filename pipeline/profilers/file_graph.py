@@ -11,20 +11,50 @@ from typing import Literal
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 
-Arithmetic = Literal["fp32", "fp16", "dynamic", "int8", "mixed"]
-"""``dynamic``: 8-bit weights, float activations; ``mixed``: partly 8-bit."""
+Arithmetic = Literal["fp32", "fp16", "w8", "dynamic", "int4", "int8", "int16x8", "mixed"]
+"""What numbers are multiplied.
+
+``int8``: 8-bit weights and activations; ``int16x8``: 8-bit weights, 16-bit activations;
+``dynamic``: 8-bit weights in a kernel that takes float activations and makes them integer on
+the fly; ``w8``: 8-bit weights made float before a float kernel reads them; ``int4``: 4-bit
+weights, whatever the activations; ``mixed``: partly 8-bit.
+"""
+
+Conversion = Literal["quantize", "dequantize", "cast"]
 
 EIGHT_BIT = ("int8", "uint8")
+FOUR_BIT = ("int4", "uint4")
+FLOATS = ("float16", "float32")
+_WIDE_FLOATS = (*FLOATS, "bfloat16", "float64")
+_NUMBERS = (*EIGHT_BIT, *FOUR_BIT, "int16", *_WIDE_FLOATS)
+
+_CONVERSIONS: Mapping[str, Conversion] = {
+    "QuantizeLinear": "quantize",
+    "DynamicQuantizeLinear": "quantize",
+    "QUANTIZE": "quantize",
+    "DequantizeLinear": "dequantize",
+    "DEQUANTIZE": "dequantize",
+    "Cast": "cast",
+    "CAST": "cast",
+}
 
 
 class TensorInfo(Record):
-    """One buffer of the graph: its size for batch 1 where the batch is open."""
+    """One buffer of the graph: its size for batch 1 where the batch is open.
+
+    Attributes:
+        scale: of its integers, where the whole tensor has one:
+            ``real = (stored - zero_point) * scale``.
+        zero_point: the integer that stands for 0.
+    """
 
     name: str
     bytes: int
     shape: tuple[int, ...]
     dtype: str
     constant: bool
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class OpInfo(Record):
@@ -34,6 +64,10 @@ class OpInfo(Record):
         macs: multiply-accumulates, zero for everything but convolution and product.
         activation_bytes: non-constant bytes read and written.
         depthwise: a convolution that could overwrite its input, channel by channel.
+        name: the file's own name for it, or that of what it makes where it has none.
+        arithmetic: what it computes in; ``None`` for a conversion, and for what computes
+            no numbers of the network (shapes, indices).
+        conversion: set where it only changes how numbers are stored.
     """
 
     type: str
@@ -42,6 +76,9 @@ class OpInfo(Record):
     macs: int = 0
     activation_bytes: int = 0
     depthwise: bool = False
+    name: str = ""
+    arithmetic: Arithmetic | None = None
+    conversion: Conversion | None = None
 
 
 class FileGraph(Record):
@@ -56,6 +93,7 @@ class FileGraph(Record):
         static_shapes: whether every size is fixed by the file.
         batch: images in one inference, 1 where the file leaves it open.
         weight_bytes: constants stored in the file.
+        stored: these constants, as the file keeps them.
     """
 
     format: Literal["onnx", "tflite"]
@@ -71,6 +109,7 @@ class FileGraph(Record):
     static_shapes: bool = True
     batch: int = 1
     weight_bytes: int = 0
+    stored: tuple[TensorInfo, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -101,6 +140,7 @@ class Node:
     depthwise: bool = False
     arithmetic: Arithmetic | None = None
     scales: int = 0
+    name: str = ""
 
 
 def read(path: Path) -> FileGraph:
@@ -139,23 +179,61 @@ def to_ops(nodes: Iterable[Node], tensors: Mapping[str, TensorInfo]) -> tuple[Op
                 if not tensors[name].constant
             ),
             depthwise=node.depthwise,
+            name=node.name or next(iter(node.outputs), ""),
+            arithmetic=_computes_in(node, tensors),
+            conversion=_CONVERSIONS.get(node.type),
         )
         for node in nodes
     )
 
 
-def arithmetic(activation: str, weight: str) -> Arithmetic:
+def _computes_in(node: Node, tensors: Mapping[str, TensorInfo]) -> Arithmetic | None:
+    """Tell what any operation computes in; without a weight its activations decide."""
+    if node.type in _CONVERSIONS:
+        return None
+    if node.arithmetic:
+        return node.arithmetic
+    moved = [tensors[name] for name in (*node.inputs, *node.outputs)]
+    found = {tensor.dtype for tensor in moved if not tensor.constant}
+    return _of_activations(found.intersection(_NUMBERS))
+
+
+def _of_activations(dtypes: set[str]) -> Arithmetic | None:
+    if not dtypes:
+        return None
+    if dtypes <= set(EIGHT_BIT):
+        return "int8"
+    if dtypes == {"int16"}:
+        return "int16x8"
+    if dtypes <= set(FLOATS):
+        return "fp16" if "float16" in dtypes else "fp32"
+    return "fp32" if dtypes <= {"float32", "float64"} else "mixed"
+
+
+def arithmetic(activation: str, weight: str, *, unpacked: bool = False) -> Arithmetic:
     """Tell what one convolution or product computes in from its operands' dtypes.
 
-    >>> arithmetic("float32", "int8"), arithmetic("int8", "int8"), arithmetic("int16", "int8")
-    ('dynamic', 'int8', 'mixed')
+    Args:
+        activation: of the data, as the kernel reads it.
+        weight: as the file stores it.
+        unpacked: the file makes the weight float before the kernel reads it.
+
+    >>> arithmetic("float32", "int8"), arithmetic("float32", "int8", unpacked=True)
+    ('dynamic', 'w8')
+    >>> arithmetic("uint8", "int8"), arithmetic("int16", "int8"), arithmetic("int8", "int4")
+    ('int8', 'int16x8', 'int4')
     """
+    if weight in FOUR_BIT:
+        return "int4"
+    if activation == "int16" and weight in (*EIGHT_BIT, "int16"):
+        return "int16x8"
     if weight in EIGHT_BIT:
         if activation in EIGHT_BIT:
             return "int8"
-        return "dynamic" if activation in ("float32", "float16") else "mixed"
+        kind: Arithmetic = "w8" if unpacked else "dynamic"
+        return kind if activation in FLOATS else "mixed"
     if "float16" in (weight, activation):
-        return "fp16" if activation in ("float32", "float16") else "mixed"
+        return "fp16" if activation in FLOATS else "mixed"
     return "fp32" if (activation, weight) == ("float32", "float32") else "mixed"
 
 
@@ -163,7 +241,8 @@ def overall(nodes: Sequence[Node], input_dtypes: Sequence[str]) -> Arithmetic:
     """Tell what a whole graph computes in.
 
     A full-integer file has no float product left. Among float products the scheme that
-    shrinks weights names the file, as converters leave small weights alone.
+    shrinks weights names the file, as converters leave small weights alone; 4-bit weights
+    name it also where the rest is 8-bit, for want of kernels.
 
     Args:
         nodes: the operations.
@@ -175,9 +254,12 @@ def overall(nodes: Sequence[Node], input_dtypes: Sequence[str]) -> Arithmetic:
         return arithmetic(first, first)
     if len(found) == 1:
         return found.pop()
-    if found & {"int8", "mixed"}:
+    if found == {"int4", "int8"}:
+        return "int4"
+    if found & {"int8", "int16x8", "mixed"}:
         return "mixed"
-    return "dynamic" if "dynamic" in found else "fp16"
+    smaller: tuple[Arithmetic, ...] = ("int4", "dynamic", "w8", "fp16")
+    return next(kind for kind in smaller if kind in found)
 
 
 def granularity(nodes: Iterable[Node]) -> Literal["per-tensor", "per-channel"] | None:

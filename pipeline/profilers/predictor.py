@@ -165,12 +165,13 @@ def _core_peak(cluster: Cluster, dtype: str) -> float | None:
     """Return the MACs a second of one core in the arithmetic of the file.
 
     Half precision packs twice as many where the core computes in it. A file of mixed
-    arithmetic is granted the fastest, so that the bound stays one.
+    arithmetic is granted the fastest, so that the bound stays one. Integer weights that
+    are made float first multiply as floats.
     """
     integer, single = cluster.int8_macs_per_cycle, cluster.fp32_macs_per_cycle
     if dtype == "mixed" and (integer is None or single is None):
         return None
-    figure = single if dtype in ("fp32", "fp16") else integer
+    figure = single if dtype in ("fp32", "fp16", "w8") else integer
     if figure is None:
         return None
     packed = 2 if dtype == "fp16" and "fp16" in cluster.isa else 1
@@ -183,7 +184,8 @@ def _core_peak(cluster: Cluster, dtype: str) -> float | None:
 def _accelerator_peak(graph: FileGraph, target: Target) -> float | None:
     if target.accelerator is None or graph.dtype == "mixed":
         return None
-    figure = target.accelerator.peak_gops.get(graph.dtype)
+    peaks = target.accelerator.peak_gops.items()
+    figure = next((figure for dtype, figure in peaks if dtype == graph.dtype), None)
     return figure.value * 1e9 / 2 if figure else None  # a MAC is two operations
 
 

@@ -26,6 +26,17 @@ _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
 # An integer kernel's output range does their work, a float kernel applies them as it writes.
 _PASSED = ("Relu", "Clip")
 _APPLIES = ("Conv", "Gemm")
+# Between DQ and Q onnxruntime 1.31 runs these in integers, and nothing else.
+_INTEGER = (
+    "Add", "AveragePool", "Concat", "Conv", "DepthToSpace", "Expand", "Flatten", "Gather",
+    "GlobalAveragePool", "Identity", "LeakyRelu", "MaxPool", "Mul", "ReduceMax", "ReduceMin",
+    "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Transpose",
+    "Unsqueeze", *_PASSED,
+)  # fmt: skip
+# These read integers even where nothing quantizes what they write.
+_WRITES_FLOAT = ("Gemm", "MatMul")
+_LOWEST = {"int8": -128, "uint8": 0}
+_HIGHEST = {"int8": 127, "uint8": 255}
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class _Raw:
     slots: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -53,6 +65,10 @@ def read_onnx(path: Path) -> FileGraph:
     input, DQ before a float output or before an operation that runs in float. In the same
     way Relu and Clip right behind Conv or Gemm cost nothing of their own.
 
+    Pairs alone make no integer kernel. A convolution between them stays float where what it
+    writes is not quantized at once: behind an operation that has no integer form, or behind
+    a Relu whose quantized range goes below zero.
+
     Raises:
         PareError: not an ONNX file, control flow, or sizes other than the batch left open.
     """
@@ -66,7 +82,8 @@ def read_onnx(path: Path) -> FileGraph:
         )
     inputs = tuple(value.name for value in _true_inputs(model))
     outputs = tuple(value.name for value in model.graph.output)
-    tensors, nodes = _executed(raw, _tensors(model, path), inputs, outputs)
+    constants = _constants(model)
+    tensors, nodes = _executed(raw, _tensors(model, path), inputs, outputs, _scalars(model))
     used = {name for node in nodes for name in (*node.inputs, *node.outputs)}
     used.update(inputs, outputs)
     input_dtypes = tuple(tensors[name].dtype for name in inputs)
@@ -83,7 +100,8 @@ def read_onnx(path: Path) -> FileGraph:
         op_types=tuple(sorted({node.type for node in raw})),
         static_shapes=is_static,
         batch=batch,
-        weight_bytes=_weight_bytes(model),
+        weight_bytes=sum(tensor.bytes for tensor in constants),
+        stored=constants,
     )
 
 
@@ -92,14 +110,18 @@ def _executed(
     stored: Mapping[str, TensorInfo],
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
+    scalars: Mapping[str, float],
 ) -> tuple[dict[str, TensorInfo], list[Node]]:
     """Return the operations the runtime is left with, and every tensor by name."""
     origins, computed = _fold_constants(raw, stored)
+    found = _quantization(computed, scalars)
     tensors = {
-        name: tensor.model_copy(update={"constant": tensor.constant or name in origins})
+        name: tensor.model_copy(
+            update={"constant": tensor.constant or name in origins} | found.get(name, {})
+        )
         for name, tensor in stored.items()
     }
-    view = _View(computed, tensors, outputs)
+    view = _View(computed, tensors, outputs, origins, scalars)
     names, kept = _fold_pairs(computed, view, inputs)
     through = {node.outputs[0]: node.inputs[0] for node in computed if node.type == _DQ}
     scales = _weight_scales(raw, tensors)
@@ -168,6 +190,7 @@ def _raw_node(node: Any) -> _Raw:
         slots=tuple(node.input),
         outputs=tuple(name for name in node.output if name),
         attributes={a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
+        name=node.name,
     )
 
 
@@ -178,16 +201,7 @@ def _has_graph(node: _Raw) -> bool:
 def _tensors(model: Any, path: Path) -> dict[str, TensorInfo]:
     """Describe every tensor whose shape is known, weights and computed ones alike."""
     graph = model.graph
-    found = {
-        tensor.name: _info(tensor.name, tensor.dims, tensor.data_type, constant=True)
-        for tensor in graph.initializer
-    }
-    for node in graph.node:
-        if node.op_type == "Constant":
-            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            if tensor is not None:
-                name = node.output[0]
-                found[name] = _info(name, tensor.dims, tensor.data_type, constant=True)
+    found = {tensor.name: tensor for tensor in _constants(model)}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
         sizes = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
@@ -201,6 +215,48 @@ def _tensors(model: Any, path: Path) -> dict[str, TensorInfo]:
                     f"{path}: the shape of {name!r}, near operator {node.op_type!r}, can't be "
                     f"told from the file. Export with fixed shapes and standard operators."
                 )
+    return found
+
+
+def _stored(model: Any) -> list[tuple[str, Any]]:
+    """Return the constants of a file by name: its initializers and its Constant nodes."""
+    constants = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants += [(node.output[0], a.t) for a in node.attribute if a.HasField("t")]
+    return constants
+
+
+def _constants(model: Any) -> tuple[TensorInfo, ...]:
+    return tuple(
+        _info(name, tensor.dims, tensor.data_type, constant=True)
+        for name, tensor in _stored(model)
+    )
+
+
+def _scalars(model: Any) -> dict[str, float]:
+    """Return the constants of one element, as scales, zero points and bounds are."""
+    import onnx
+
+    return {
+        name: float(onnx.numpy_helper.to_array(tensor).item())
+        for name, tensor in _stored(model)
+        if math.prod(tensor.dims) == 1 and tensor.data_type != onnx.TensorProto.STRING
+    }
+
+
+def _quantization(
+    nodes: list[_Raw], scalars: Mapping[str, float]
+) -> dict[str, dict[str, float | int]]:
+    """Return scale and zero point of each integer tensor that Q writes or DQ reads."""
+    found: dict[str, dict[str, float | int]] = {}
+    for node in nodes:
+        if node.type not in (_Q, _DQ):
+            continue
+        name = node.outputs[0] if node.type == _Q else node.inputs[0]
+        scale, point = (scalars.get(slot, 0.0) for slot in (*node.slots, "")[1:3])
+        if math.isfinite(scale) and scale > 0:
+            found[name] = {"scale": scale, "zero_point": int(point)}
     return found
 
 
@@ -265,9 +321,15 @@ class _View:
     """Who makes and who reads each tensor of a list of nodes."""
 
     def __init__(
-        self, nodes: list[_Raw], tensors: Mapping[str, TensorInfo], outputs: tuple[str, ...]
+        self,
+        nodes: list[_Raw],
+        tensors: Mapping[str, TensorInfo],
+        outputs: tuple[str, ...],
+        origins: Mapping[str, str],
+        scalars: Mapping[str, float],
     ) -> None:
         self._tensors, self._outputs = tensors, outputs
+        self._origins, self._scalars = origins, scalars
         self._maker = {name: node for node in nodes for name in node.outputs}
         self._readers: dict[str, list[_Raw]] = {}
         for node in nodes:
@@ -287,8 +349,8 @@ class _View:
             chain.append(name)
             maker = self._maker[name]
             if self._reads_integers(maker):
-                return chain
-            if maker.type not in _PASSED:
+                return chain if self.is_integer(maker) else []
+            if not self._is_done_by(maker, node):
                 break
             name = maker.inputs[0]
         return []
@@ -297,6 +359,16 @@ class _View:
         """Whether the kernel before an activation can apply it as it writes."""
         name = node.inputs[0]
         return self._is_private(name) and self._maker[name].type in _APPLIES
+
+    def is_integer(self, node: _Raw) -> bool:
+        """Whether the runtime has an integer kernel for it, here where it stands."""
+        if not self._reads_integers(node):
+            return False
+        if node.type in _WRITES_FLOAT:
+            return True
+        return node.type in _INTEGER and all(
+            self._ends_quantized(name, node) for name in node.outputs
+        )
 
     def _is_private(self, name: str) -> bool:
         """Whether exactly one node reads it, the graph's caller not counted."""
@@ -308,23 +380,56 @@ class _View:
         if node.type in (_Q, _DQ):
             return False
         moving = [name for name in node.inputs if not self._tensors[name].constant]
-        makers = [self._maker.get(name) for name in moving]
-        return all(maker is not None and maker.type == _DQ for maker in makers)
+        return all(map(self._is_eight_bit, moving)) and self._has_integer_weight(node)
 
-    def is_integer(self, node: _Raw) -> bool:
-        """Whether it runs in integers: products do, the rest if their result is quantized."""
-        if not self._reads_integers(node):
+    def _is_eight_bit(self, name: str) -> bool:
+        maker = self._maker.get(name)
+        if maker is None or maker.type != _DQ:
             return False
-        return node.type in _MACS or all(map(self._ends_quantized, node.outputs))
+        return self._tensors[maker.inputs[0]].dtype in EIGHT_BIT
 
-    def _ends_quantized(self, name: str) -> bool:
+    def _has_integer_weight(self, node: _Raw) -> bool:
+        mac = _MACS.get(node.type)
+        if mac is None or not self._tensors[node.slots[mac.weight]].constant:
+            return True
+        weight = node.slots[mac.weight]
+        return self._tensors[self._origins.get(weight, weight)].dtype in EIGHT_BIT
+
+    def _ends_quantized(self, name: str, made_by: _Raw) -> bool:
         readers = self._readers.get(name, [])
         if name in self._outputs or len(readers) != 1:
             return False
         reader = readers[0]
         if reader.type in _PASSED:
-            return self._ends_quantized(reader.outputs[0])
-        return reader.type == _Q
+            return self._ends_quantized(reader.outputs[0], reader)
+        return reader.type == _Q and (
+            made_by.type not in _PASSED or self._is_done_by(made_by, reader)
+        )
+
+    def _is_done_by(self, node: _Raw, quantize: _Raw) -> bool:
+        """Whether an activation is done by the range that Q cuts its values to."""
+        stored = self._tensors[quantize.outputs[0]]
+        low, high = _LOWEST.get(stored.dtype), _HIGHEST.get(stored.dtype)
+        if node.type not in _PASSED or stored.scale is None or low is None or high is None:
+            return False
+        point = stored.zero_point or 0
+        if node.type == "Relu":
+            return point == low
+        floor, ceiling = self._bounds(node)
+        slack = 1e-5 * (high - low) * stored.scale  # a scale is the range, rounded
+        return (
+            floor <= (low - point) * stored.scale + slack
+            and (high - point) * stored.scale <= ceiling + slack
+        )
+
+    def _bounds(self, node: _Raw) -> tuple[float, float]:
+        """Return what a Clip cuts to: given by its inputs, in old files by attributes."""
+        given = [self._scalars.get(slot) if slot else None for slot in node.slots[1:3]]
+        low, high = [*given, None, None][:2]
+        return (
+            float(node.attributes.get("min", -math.inf)) if low is None else low,
+            float(node.attributes.get("max", math.inf)) if high is None else high,
+        )
 
 
 def _to_node(
@@ -339,6 +444,7 @@ def _to_node(
         raw.type,
         tuple(_final(name, names) for name in raw.inputs),
         tuple(_final(name, names) for name in raw.outputs),
+        name=raw.name,
     )
     mac = _MACS.get(raw.type)
     if mac is None:
@@ -346,7 +452,7 @@ def _to_node(
     data, weight = raw.slots[0], raw.slots[mac.weight]
     shapes = [tensors[name].shape for name in (data, weight, raw.outputs[0])]
     stored = tensors[origins.get(weight, _final(weight, names))].dtype
-    kind = arithmetic(tensors[_final(data, names)].dtype, stored)
+    kind = arithmetic(tensors[_final(data, names)].dtype, stored, unpacked=weight in origins)
     if raw.type.endswith("Integer"):
         kind = "dynamic"  # its activations were made integer on the fly
     if mac.scale is not None:
@@ -387,16 +493,6 @@ def _weight_scales(nodes: list[_Raw], tensors: Mapping[str, TensorInfo]) -> dict
         elif len(node.inputs) == 1 and node.inputs[0] in found:
             found.update(dict.fromkeys(node.outputs, found[node.inputs[0]]))
     return found
-
-
-def _weight_bytes(model: Any) -> int:
-    """Sum the constants the file stores."""
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        tensors += [
-            a.t for a in node.attribute if node.op_type == "Constant" and a.HasField("t")
-        ]
-    return sum(_info("", t.dims, t.data_type, constant=True).bytes for t in tensors)
 
 
 def _conv(_x: _Shape, weight: _Shape, out: _Shape, _: Mapping[str, Any]) -> int:

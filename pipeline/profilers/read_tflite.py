@@ -26,7 +26,8 @@ _BITS = {
     "float64": 64, "int64": 64, "uint64": 64, "complex64": 64, "complex128": 128,
     "float32": 32, "int32": 32, "uint32": 32, "resource": 32, "variant": 32,
     "float16": 16, "bfloat16": 16, "int16": 16, "uint16": 16,
-    "int8": 8, "uint8": 8, "bool": 8, "int4": 4, "uint4": 4, "int2": 2,
+    "int8": 8, "uint8": 8, "bool": 8, "float8_e4m3fn": 8, "float8_e5m2": 8,
+    "int4": 4, "uint4": 4, "int2": 2,
 }  # fmt: skip
 
 _Shape = tuple[int, ...]
@@ -108,6 +109,7 @@ class _Reader:
             static_shapes=self._is_static(),
             batch=next(iter(tensors[inputs[0]].shape), 1) if inputs else 1,
             weight_bytes=self._weight_bytes(),
+            stored=self._constants(tensors),
         )
 
     def _named(self, indices: Any) -> tuple[str, ...]:
@@ -136,6 +138,7 @@ class _Reader:
             shape=shape,
             dtype=dtype,
             constant=self._stored(raw.buffer) > 0,
+            **_quantization(raw.quantization),
         )
 
     def _stored(self, buffer: int) -> int:
@@ -145,6 +148,15 @@ class _Reader:
 
     def _weight_bytes(self) -> int:
         return sum(self._stored(b) for b in {tensor.buffer for tensor in self._graph.tensors})
+
+    def _constants(self, tensors: Mapping[str, TensorInfo]) -> tuple[TensorInfo, ...]:
+        """Return what the file stores; what several tensors share is there once."""
+        first = {tensor.buffer: i for i, tensor in reversed([*enumerate(self._graph.tensors)])}
+        return tuple(
+            tensors[self._names[index]]
+            for buffer, index in sorted(first.items())
+            if self._stored(buffer) > 0
+        )
 
     def _is_static(self) -> bool:
         signatures = (tensor.shapeSignature for tensor in self._graph.tensors)
@@ -172,7 +184,11 @@ class _Reader:
             macs=macs(shapes[data], shapes[weight], tensors[node.outputs[0]].shape),
             depthwise=node.type == "DEPTHWISE_CONV_2D"
             and shapes[data][-1] == shapes[weight][-1],
-            arithmetic=arithmetic(tensors[node.inputs[data]].dtype, stored.dtype),
+            arithmetic=arithmetic(
+                tensors[node.inputs[data]].dtype,
+                stored.dtype,
+                unpacked=source != node.inputs[weight],
+            ),
             scales=self._scales(source) if stored.dtype in EIGHT_BIT else 0,
         )
 
@@ -186,6 +202,16 @@ def _fold(nodes: list[Node], tensors: Mapping[str, TensorInfo]) -> dict[str, str
             source = origins.get(known[0], known[0])
             origins.update(dict.fromkeys(node.outputs, source))
     return origins
+
+
+def _quantization(parameters: Any) -> dict[str, Any]:
+    """Return the one scale and zero point of a tensor; many, or blocks, are no such pair."""
+    scales = parameters.scale if parameters is not None else None
+    if scales is None or len(scales) != 1 or not math.isfinite(scales[0]):
+        return {}
+    points = parameters.zeroPoint
+    point = int(points[0]) if points is not None and len(points) else 0
+    return {"scale": float(scales[0]), "zero_point": point}
 
 
 def _names_of(enumeration: Any) -> dict[int, str]:

@@ -218,12 +218,7 @@ def _form(candidate: Candidate, limits: Constraints) -> Iterator[Check]:
         limits.formats,
         f"export to {_list(limits.formats)}",
     )
-    yield _among(
-        "dtype",
-        candidate.dtype,
-        limits.dtypes,
-        f"quantize with a scheme that gives {_list(limits.dtypes)}",
-    )
+    yield _dtype(candidate.dtype, limits.dtypes)
     if limits.int8_granularity and graph.int8_granularity:
         preferred = limits.int8_granularity[0]
         check = _among(
@@ -245,6 +240,15 @@ def _form(candidate: Candidate, limits: Constraints) -> Iterator[Check]:
                 limits.io_dtypes,
                 f"export with {_list(limits.io_dtypes)} {side}s",
             )
+
+
+def _dtype(found: Arithmetic, allowed: Sequence[str]) -> Check:
+    """Check what a file computes in; one that mixes int8 with float needs both."""
+    needed = ("fp32", "int8") if found == "mixed" else (found,)
+    if found == "mixed" and set(needed) <= set(allowed):
+        return _among("dtype", found, (*allowed, found), "")
+    remedy = f"quantize with a scheme that gives {_list(allowed)}"
+    return _among("dtype", found, allowed, remedy)
 
 
 def _shapes(candidate: Candidate, limits: Constraints) -> Iterator[Check]:

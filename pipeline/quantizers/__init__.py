@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import PareError
-from pipeline.core.plan import Calibration, SchemePlan
-from pipeline.core.target import Format, Granularity
+from pipeline.core.plan import ANYTHING, Calibration, Demand, SchemePlan
+from pipeline.core.target import Format, Method
 
 
 class Quantizer(Protocol):
@@ -26,12 +26,15 @@ class Quantizer(Protocol):
     NEEDS_CALIBRATION: ClassVar[bool]
 
     @classmethod
-    def plan(cls, file_format: Format, granularity: Granularity | None = None) -> SchemePlan:
+    def plan(
+        cls, file_format: Format, demand: Demand = ANYTHING, method: Method = "min-max"
+    ) -> SchemePlan:
         """Decide how a file stores its numbers.
 
         Args:
             file_format: what the file is.
-            granularity: what the target asks for; ``None`` leaves the choice to the scheme.
+            demand: what the target asks for; what it leaves open is the scheme's choice.
+            method: how the ranges of activations are taken, where they are calibrated.
 
         Raises:
             PareError: no file of this format can carry the scheme.
@@ -45,6 +48,7 @@ def describe(
     classes: Sequence[str],
     seed: int,
     split: str = "train",
+    method: Method = "min-max",
 ) -> Calibration:
     """Record which images calibrate a file.
 
@@ -54,6 +58,7 @@ def describe(
         classes: the names, in the order of the logits.
         seed: with which the images were drawn.
         split: they were drawn from.
+        method: how ranges are taken from them.
 
     Raises:
         PareError: there are no images, or a value is not finite.
@@ -73,6 +78,7 @@ def describe(
         count=len(images),
         seed=seed,
         split=split,
+        method=method,
         class_histogram={n: int(c) for n, c in zip(classes, counts, strict=True)},
         minimum=float(images.min()),
         maximum=float(images.max()),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.core.plan import SchemePlan
-from pipeline.core.target import Format, Granularity
+from pipeline.core.plan import ANYTHING, Demand, SchemePlan
+from pipeline.core.target import Format, Method
 from pipeline.quantizers import refuse_format
 
 
@@ -21,7 +21,12 @@ class DynamicRange:
     NEEDS_CALIBRATION: ClassVar[bool] = False
 
     @classmethod
-    def plan(cls, file_format: Format, granularity: Granularity | None = None) -> SchemePlan:
+    def plan(
+        cls,
+        file_format: Format,
+        demand: Demand = ANYTHING,
+        method: Method = "min-max",  # noqa: ARG003
+    ) -> SchemePlan:
         """Plan a file with integer weights and float activations.
 
         Raises:
@@ -34,7 +39,8 @@ class DynamicRange:
             dtype=cls.DTYPE,
             weights="int8",
             activations="float32",
-            granularity=granularity or "per-channel",
-            io_dtype="float32",
+            granularity=demand.granularity or "per-channel",
+            input_dtype="float32",
+            output_dtype="float32",
             why="a quarter of the bytes uncalibrated; layers under 1024 weights stay float",
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pipeline.core.plan import SchemePlan
-from pipeline.core.target import Format, Granularity
+from pipeline.core.plan import ANYTHING, Demand, SchemePlan
+from pipeline.core.target import Format, Method
 from pipeline.quantizers import refuse_format
 
 
@@ -20,9 +20,10 @@ class Float32:
     def plan(
         cls,
         file_format: Format,
-        granularity: Granularity | None = None,  # noqa: ARG003
+        demand: Demand = ANYTHING,  # noqa: ARG003
+        method: Method = "min-max",  # noqa: ARG003
     ) -> SchemePlan:
-        """Plan a float file; a granularity has nothing to say here.
+        """Plan a float file; there is nothing to ask of integers.
 
         Raises:
             PareError: the format is unknown.
@@ -35,6 +36,7 @@ class Float32:
             weights="float32",
             activations="float32",
             granularity=None,
-            io_dtype="float32",
+            input_dtype="float32",
+            output_dtype="float32",
             why="nothing is quantized, so the outputs are those of the network",
         )

@@ -12,7 +12,7 @@ from pipeline.core.measure import Measure
 from pipeline.core.record import read_toml
 from pipeline.core.rundir import RunDir, read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 #: The stages a report is made of, in their order.
 STAGES = ("train", "prune", "compact", "quantize", "export", "profile")
@@ -65,11 +65,28 @@ def collect(folder: Path) -> dict[str, Any]:
         "quantization": {
             "files": metrics["quantize"]["files"],
             "calibration": metrics["quantize"]["calibration"],
+            **{
+                name: metrics["quantize"].get(name)
+                for name in ("findings", "equalised", "corrected", "ranking", "qat")
+            },
+            "accuracy_control": metrics["export"].get("accuracy_control") or [],
         },
-        "files": [entry | measured.get(entry["file"], {}) for entry in files],
+        "files": [
+            _with_class_names(entry | measured.get(entry["file"], {}), metrics)
+            for entry in files
+        ],
         "targets": profile["targets"],
         "environment": _environment(artifacts, profile["files"]),
     }
+
+
+def _with_class_names(entry: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's record with the name of its worst class."""
+    worst = (entry.get("parity") or {}).get("worst_class")
+    if not worst:
+        return entry
+    name = metrics["train"]["data"]["classes"][worst["position"]]
+    return entry | {"parity": entry["parity"] | {"worst_class": worst | {"name": name}}}
 
 
 def _artifacts(folder: Path) -> dict[str, Artifact]:

@@ -9,7 +9,7 @@ import jinja2
 import tomli_w
 from markupsafe import Markup
 
-from pipeline.report import pictures, tables, verdicts
+from pipeline.report import pictures, quantization, tables, verdicts
 from pipeline.report.tables import Table
 
 
@@ -34,6 +34,7 @@ def page(report: dict[str, Any]) -> str:
         headline=verdicts.headline(report),
         cards=verdicts.cards(report),
         tables=tables,
+        quantization=quantization,
         training=pictures.training(report),
         layers=pictures.layers(report),
         files=pictures.files(report),

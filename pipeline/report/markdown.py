@@ -6,7 +6,7 @@ from typing import Any
 
 import tomli_w
 
-from pipeline.report import tables, verdicts
+from pipeline.report import quantization, tables, verdicts
 from pipeline.report.tables import Cell, Column, Table
 from pipeline.report.wording import DASH
 
@@ -23,6 +23,13 @@ def text(report: dict[str, Any]) -> str:
         *_section("Verdicts", _verdicts(report)),
         *_lost(report),
         *_section("Files", tables.files(report)),
+        *_section("What is really integer", quantization.audits(report), level=3),
+        *_section("Who made them", quantization.candidates(report), level=3),
+        *map(_plain, quantization.told(report)),
+        *_section("Layers that stay in float", quantization.control(report), level=3),
+        *_section(
+            "What in the network hurts integers", quantization.findings(report), level=3
+        ),
         *_section("The network", tables.scores(report)),
         *_section("What was cut and why", tables.layers(report)),
         *_widths(report),

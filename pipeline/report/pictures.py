@@ -331,8 +331,9 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
 
 
 def _short(entry: dict[str, Any]) -> str:
-    rejected = " (rejected)" if entry["state"] == "rejected" else ""
-    return f"{entry['scheme']} {entry['format']}{rejected}"
+    wrong = " (wrong)" if entry["state"] == "wrong" else ""
+    name = "-".join(filter(None, [entry["scheme"], entry.get("variant")]))
+    return f"{name} {entry['format']}{wrong}"
 
 
 def _name_rows(axes: Any, found: list[dict[str, Any]], said: list[str]) -> None:

@@ -47,7 +47,7 @@ class Table(NamedTuple):
 
 
 def files(report: dict[str, Any]) -> Table:
-    """Return one row a file, refused and rejected ones with their reason."""
+    """Return one row a file; made, refused or wrong, with the reason."""
     threads = _threads(report)
     timings = [t for entry in report["files"] for t in entry.get("latency") or []]
     images = _shared_n([e["parity"]["top1"] for e in report["files"] if e.get("parity")])
@@ -55,7 +55,7 @@ def files(report: dict[str, Any]) -> Table:
     columns = [
         Column("File", "format, scheme"),
         Column("Size", "bytes, measured", numeric=True),
-        Column("gzip -9", "bytes, measured", numeric=True),
+        Column("gzip -9", "and zstd -19, measured", numeric=True),
         Column("Top-1", f"measured{images}", numeric=True),
         Column("Parity", "with PyTorch, measured"),
         *(
@@ -64,7 +64,15 @@ def files(report: dict[str, Any]) -> Table:
         ),
         Column("State"),
     ]
-    rows = [_file_row(entry, threads, bool(images), bool(runs)) for entry in report["files"]]
+    floats = {
+        entry["format"]: {t["threads"]: t for t in entry.get("latency") or []}
+        for entry in report["files"]
+        if entry["scheme"] == "float32"
+    }
+    rows = [
+        _file_row(entry, threads, bool(images), bool(runs), floats.get(entry["format"], {}))
+        for entry in report["files"]
+    ]
     return Table(columns, rows)
 
 
@@ -75,18 +83,22 @@ def _shared_n(measures: list[dict[str, Any]]) -> str:
 
 
 def _file_row(
-    entry: dict[str, Any], threads: list[int], images_said: bool, runs_said: bool
+    entry: dict[str, Any],
+    threads: list[int],
+    images_said: bool,
+    runs_said: bool,
+    floats: dict[int, dict[str, Any]],
 ) -> list[Cell]:
     parity = entry.get("parity")
     row = [
         Cell(entry["file"], f"{entry['format']}, {entry['scheme']}", "code"),
         Cell(whole(entry.get("bytes"))),
-        Cell(whole(entry.get("gzip_bytes"))),
+        Cell(whole(entry.get("gzip_bytes")), _zstd(entry)),
         _top1(parity["top1"], images_said) if parity else Cell(DASH),
         Cell(*_parity(parity)) if parity else Cell(DASH),
     ]
     timed = {timing["threads"]: timing for timing in entry.get("latency") or []}
-    row += [_timing(timed.get(count), runs_said) for count in threads]
+    row += [_timing(timed.get(count), runs_said, floats.get(count)) for count in threads]
     if entry["state"] == "made":
         return [*row, Cell("made", mark=GOOD)]
     return [*row, Cell(entry["state"].upper(), entry["why"], BAD)]
@@ -99,10 +111,19 @@ def _top1(top1: dict[str, Any], n_said: bool) -> Cell:
     return Cell(percent(top1["value"]), note)
 
 
-def _timing(timing: dict[str, Any] | None, n_said: bool) -> Cell:
+def _zstd(entry: dict[str, Any]) -> str:
+    return whole(entry["zstd_bytes"]) if entry.get("zstd_bytes") else ""
+
+
+def _timing(
+    timing: dict[str, Any] | None, n_said: bool, in_float: dict[str, Any] | None
+) -> Cell:
     if timing is None:
         return Cell(DASH)
     note = f"p90 {milliseconds(timing['p90'])}"
+    if in_float and in_float is not timing:
+        ratio = timing["median"]["value"] / in_float["median"]["value"]
+        note += f", {number(ratio)} of float32"
     if not n_said:
         note += f", n = {whole(timing['median']['n'])}"
     return Cell(milliseconds(timing["median"]), note)
@@ -112,10 +133,19 @@ def _parity(parity: dict[str, Any]) -> tuple[str, str]:
     """Say how often a file decides like PyTorch, and its largest difference in its unit."""
     agreement = f"{percent(parity['agreement'], 1)} same class"
     if parity["max_steps"] is not None:
-        return agreement, f"largest difference {number(parity['max_steps'])} output steps"
-    if parity["max_abs_difference"] is not None:
-        return agreement, f"largest logit difference {number(parity['max_abs_difference'])}"
-    return agreement, "an output is not finite"
+        said = [f"largest difference {number(parity['max_steps'])} output steps"]
+    elif parity["max_abs_difference"] is not None:
+        said = [f"largest logit difference {number(parity['max_abs_difference'])}"]
+    else:
+        said = ["an output is not finite"]
+    if parity["psnr_db"] is not None:
+        said.append(f"PSNR {number(parity['psnr_db'])} dB")
+    if worst := parity.get("worst_class"):
+        lost = (worst["network"] - worst["file"]) * worst["n"]
+        said.append(
+            f"worst class {worst['name']}: {lost:.0f} of {whole(worst['n'])} more wrong"
+        )
+    return agreement, ", ".join(said)
 
 
 def _threads(report: dict[str, Any]) -> list[int]:
@@ -342,14 +372,15 @@ def scores(report: dict[str, Any]) -> Table:
 
 def plan(report: dict[str, Any]) -> Table:
     """Return how each file stores its numbers, and why."""
-    titles = ("File", "Weights", "Activations", "Scales", "Input and output", "Why")
+    titles = ("File", "Weights", "Activations", "Scales", "Input, output", "Ranges", "Why")
     rows = [
         [
-            Cell(f"{scheme['scheme']}, {scheme['format']}"),
+            Cell(_scheme(scheme)),
             Cell(scheme["weights"]),
             Cell(scheme["activations"]),
             Cell(scheme["granularity"] or DASH),
-            Cell(scheme["io_dtype"]),
+            Cell(f"{scheme['input_dtype']}, {scheme['output_dtype']}"),
+            Cell(scheme["method"] or DASH),
             Cell(scheme["why"]),
         ]
         for scheme in report["quantization"]["files"]
@@ -357,18 +388,32 @@ def plan(report: dict[str, Any]) -> Table:
     return Table([Column(title) for title in titles], rows)
 
 
+def _scheme(plan: dict[str, Any]) -> str:
+    name = "-".join(filter(None, [plan["scheme"], plan.get("variant")]))
+    return f"{name}, {plan['format']}"
+
+
 def calibration(report: dict[str, Any]) -> Table:
     """Return what the ranges of the integer files were taken from."""
     found = report["quantization"]["calibration"]
     classes = ", ".join(f"{name}: {whole(n)}" for name, n in found["class_histogram"].items())
     rows = [
-        ("Images", f"{whole(found['count'])} of the {found['split']} split"),
+        ("Images", f"{whole(found['count'])} of {_split(found['split'])}"),
         ("Seed", str(found["seed"])),
         ("Normalised range", f"{number(found['minimum'])} to {number(found['maximum'])}"),
         ("SHA-256", found["sha256"]),
         ("Images of each class", classes),
     ]
     return _pairs("Calibration", rows)
+
+
+def _split(split: str) -> str:
+    """Name where the calibration images come from."""
+    return (
+        "random noise, which is good for no accuracy"
+        if split == "noise"
+        else f"the {split} split"
+    )
 
 
 def stages(report: dict[str, Any]) -> Table:

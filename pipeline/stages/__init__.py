@@ -29,7 +29,8 @@ class Stage:
     Attributes:
         consumes: kinds of artifact it needs; ``produces`` is the kind it leaves.
         recipe: parts of the recipe that it reads.
-        targets: what it reads of the targets: nothing, the files wanted, or all.
+        targets: what it reads of the targets: nothing, the files wanted, their form (batch
+            and opset), or all.
         resumable: whether a stopped run of it is continued.
     """
 
@@ -50,12 +51,14 @@ STAGES: tuple[Stage, ...] = (
     Stage("prune", ("masked network",), "pruned network", (*_DATA, "budget", "train")),
     Stage("compact", ("pruned network",), "compact network", (*_DATA, "compact")),
     Stage(
-        "quantize", ("compact network",), "quantization plan", (*_DATA, "quantize"),
+        "quantize", ("compact network",), "quantization plan",
+        (*_DATA, "train", "quantize"),
         targets="wanted",
     ),
     Stage(
-        "export", ("compact network", "quantization plan"), "files", (*_DATA, "export"),
-        targets="wanted",
+        "export", ("compact network", "quantization plan"), "files",
+        (*_DATA, "quantize", "export"),
+        targets="form",
     ),
     Stage("profile", ("files",), "profile", (*_DATA, "profile"), targets="all"),
 )  # fmt: skip

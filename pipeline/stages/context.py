@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe
@@ -14,6 +14,7 @@ from pipeline.core.rundir import read_json
 from pipeline.core.target import Target
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import Tensor, fx, nn
 
     from pipeline.data import Dataset
@@ -85,6 +86,28 @@ class Context:
             key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()
         }
         (self.out / name).write_bytes(save(own))
+
+    def save_array(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Write an array to a file of the stage's folder."""
+        import numpy as np
+
+        np.save(self.out / name, values, allow_pickle=False)
+
+    def folded(self, weights: str) -> fx.GraphModule | None:
+        """Return the compacted network as it is exported, its batch norms folded.
+
+        Args:
+            weights: ``float`` for what every file can hold; ``per-channel``, ``per-tensor``
+                or ``qat`` for what the quantize stage left for files of integers, nothing
+                where it left none.
+        """
+        from pipeline.graph.fold import fold_batch_norm
+
+        path = self.inputs["quantize"] / f"{weights}.safetensors"
+        if not path.is_file() and weights != "float":
+            return None
+        network = fold_batch_norm(self.compacted())
+        return _with_weights(network, path) if path.is_file() else network
 
     def trained(self, stage: str) -> nn.Module:
         """Return the network with the weights that ``train`` or ``prune`` left."""

@@ -2,69 +2,50 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 import pipeline
 from pipeline.core.errors import PareError
-from pipeline.core.plan import SchemePlan
-from pipeline.core.plugins import EXPORTERS
+from pipeline.core.plan import Kept, SchemePlan
 from pipeline.core.record import digest
-from pipeline.core.rundir import read_json, write_json
+from pipeline.core.rundir import read_json, write_json, write_text
 from pipeline.core.signature import Signature
-from pipeline.core.wanted import batch
-from pipeline.exporters import ExportFailure
-from pipeline.exporters.parity import compare
-from pipeline.graph.fold import fold_batch_norm
-from pipeline.runtime.engines import open_model
+from pipeline.core.wanted import batch, opset
+from pipeline.exporters.accuracy_control import Control
+from pipeline.stages.candidates import Made, Workshop, as_taken, choose
 from pipeline.stages.context import Context
-from pipeline.training.evaluation import logits
+from pipeline.stages.examining import Examiner
 
-Logits = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Write every planned file, run it in its own runtime, and keep those that are faithful.
+    """Write every planned file by every exporter, judge each, and offer the best of each.
 
-    A file that fails parity is kept aside with the suffix ``.rejected`` and never offered.
+    A file that is not faithful or too inaccurate is kept aside with the suffix ``.rejected``
+    and never offered. What was not elected stays in ``candidates/``.
 
     Raises:
         PareError: not one file could be made.
     """
-    plans = [
-        SchemePlan(**p) for p in read_json(context.inputs["quantize"] / "plan.json")["files"]
-    ]
-    calibration = np.load(context.inputs["quantize"] / "calibration.npy", allow_pickle=False)
-    made: dict[str, Path | ExportFailure] = {}
-    compact = context.compacted()
-    network = fold_batch_norm(compact)
-    options = context.recipe.export
-    for file_format in sorted({plan.format for plan in plans}):
-        exporter = EXPORTERS.load(file_format)[0](opset=options.opset)
-        own = [plan for plan in plans if plan.format == file_format]
-        written = exporter.write(
-            network,
-            own,
-            _signature(context),
-            calibration,
-            context.out,
-            options.converter_timeout_s,
-        )
-        made |= {plan.file_name: written[plan.scheme] for plan in own}
-    reference = logits(compact, context.data.test.images, context.data)
-    files = [
-        _examine(context, plan, made[plan.file_name], reference.numpy()) for plan in plans
-    ]
-    for entry in files:
-        if entry["state"] != "made":
-            context.reporter.warn(f"{entry['file']}: {entry['state']}. {entry['why']}")
-    good = [entry for entry in files if entry["state"] == "made"]
+    planned = read_json(context.inputs["quantize"] / "plan.json")
+    plans = [_planned(context, SchemePlan(**values)) for values in planned["files"]]
+    workshop = _workshop(context, [Kept(**one) for one in planned["ranking"]])
+    made = workshop.make(plans)
+    held = _hold_accuracy(workshop, plans, made)
+    plans += [plan for _, plan in held if plan.kept]
+    files = [choose(plan, made[plan.file_name], context.out) for plan in plans]
+    _tidy(workshop)
+    _warn(context, files)
     write_json(context.out / "files.json", files)
+    if held:
+        write_text(context.out / "mixed-precision.txt", _told(held, planned["ranking"]))
+    good = [entry for entry in files if entry["state"] == "made"]
     if not good:
         raise PareError(
             "no file could be made. " + " ".join(str(entry["why"]) for entry in files)
@@ -73,11 +54,36 @@ def run(context: Context) -> dict[str, Any]:
         "summary": f"{len(good)} of {len(files)} files made and faithful to PyTorch "
         f"on {len(context.data.test)} test images",
         "files": files,
+        "accuracy_control": [found.model_dump(mode="json") for found, _ in held],
     }
 
 
+def _planned(context: Context, plan: SchemePlan) -> SchemePlan:
+    return plan.for_pixels() if context.recipe.export.preprocessing == "baked" else plan
+
+
+def _workshop(context: Context, ranking: Sequence[Kept]) -> Workshop:
+    data, options = context.data, context.recipe.export
+    calibration = np.load(context.inputs["quantize"] / "calibration.npy", allow_pickle=False)
+    pixels = options.preprocessing == "baked"
+    found = {
+        name: context.folded(name) for name in ("float", "per-channel", "per-tensor", "qat")
+    }
+    networks: dict[str, nn.Module] = {name: net for name, net in found.items() if net}
+    return Workshop(
+        context=context,
+        examiner=Examiner(data, context.compacted(), found["qat"], context.recipe, pixels),
+        networks=networks,
+        signature=_signature(context),
+        calibration=as_taken(calibration, data.mean, data.std) if pixels else calibration,
+        ranking=ranking,
+        room=context.out / "candidates",
+        opset=opset(context.targets, options.opset),
+    )
+
+
 def _signature(context: Context) -> Signature:
-    data = context.data
+    data, options = context.data, context.recipe.export
     channels, height, width = data.shape
     return Signature(
         channels=channels,
@@ -86,42 +92,62 @@ def _signature(context: Context) -> Signature:
         mean=data.mean,
         std=data.std,
         classes=data.classes,
+        preprocessing=options.preprocessing,
         batch=batch(context.targets),
         producer=f"pare {pipeline.__version__}",
         recipe_hash=digest(context.recipe.model_dump(mode="json")),
+        licence=options.licence,
     )
 
 
-def _examine(
-    context: Context, plan: SchemePlan, made: Path | ExportFailure, reference: Logits
-) -> dict[str, Any]:
-    """Return what is known of one file: made, refused (no file) or rejected (unfaithful)."""
-    entry: dict[str, Any] = {
-        "file": plan.file_name,
-        "format": plan.format,
-        "scheme": plan.scheme,
-        "dtype": plan.dtype,
-        "why": plan.why,
-    }
-    if isinstance(made, ExportFailure):
-        return {**entry, "state": "refused", "why": made.reason}
-    data, options = context.data, context.recipe.export
-    parity = compare(
-        open_model(made),
-        (batch.numpy() for batch in data.batches(data.test.images)),
-        data.test.labels.numpy(),
-        reference,
-        dtype=plan.dtype,
-        max_float_difference=options.max_float_difference,
-        min_agreement=options.min_agreement,
-    )
-    content = made.read_bytes()
-    entry |= {
-        "bytes": len(content),
-        "gzip_bytes": len(gzip.compress(content, 9, mtime=0)),
-        "parity": parity.model_dump(mode="json"),
-    }
-    if parity.passed:
-        return {**entry, "state": "made"}
-    shutil.move(made, made.with_name(made.name + ".rejected"))
-    return {**entry, "state": "rejected", "why": parity.why}
+def _hold_accuracy(
+    workshop: Workshop, plans: Sequence[SchemePlan], made: dict[str, list[Made]]
+) -> list[tuple[Control, SchemePlan]]:
+    """Find the layers of each int8 file that must stay in float; add what came of it."""
+    if workshop.context.recipe.quantize.max_accuracy_drop is None:
+        return []
+    held = []
+    for plan in (plan for plan in plans if plan.scheme == "int8"):
+        found, chosen, files = workshop.hold(plan, made[plan.file_name])
+        if chosen:
+            made[chosen.file_name] = files
+        held.append((found, chosen or plan))
+    return held
+
+
+def _tidy(workshop: Workshop) -> None:
+    """Remove what was made on the way; candidates that lost stay."""
+    for folder in workshop.room.glob("*-in-float"):
+        shutil.rmtree(folder)
+
+
+def _warn(context: Context, files: Sequence[dict[str, Any]]) -> None:
+    """Say which files are missing, and which exporter failed though another did not."""
+    for entry in files:
+        if entry["state"] != "made":
+            context.reporter.warn(f"{entry['file']}: {entry['state']}. {entry['why']}")
+            continue
+        for other in entry["candidates"]:
+            if other["state"] != "made" and "offers no" not in other["why"]:
+                context.reporter.warn(
+                    f"{entry['file']}: {other['exporter']} {other['state']}: {other['why']} "
+                    f"The file is {entry['exporter']}'s."
+                )
+
+
+def _told(
+    held: Sequence[tuple[Control, SchemePlan]], ranking: Sequence[dict[str, Any]]
+) -> str:
+    """Write what stays in float, and why, for people."""
+    lines = []
+    for found, plan in held:
+        kept = {one.layer for one in found.kept or ()}
+        lines += [plan.file_name, f"  {found.why}", ""]
+        width = max((len(one["layer"]) for one in ranking), default=0)
+        lines += [
+            f"  {one['layer']:<{width}}  {'float32' if one['layer'] in kept else 'int8   '}  "
+            f"{one['why']}"
+            for one in ranking
+        ]
+        lines.append("")
+    return "\n".join(lines)

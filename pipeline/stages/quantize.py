@@ -2,50 +2,92 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 
 from pipeline.core.plan import SchemePlan
 from pipeline.core.plugins import QUANTIZERS
 from pipeline.core.rundir import write_json
 from pipeline.core.wanted import Wanted, wanted
+from pipeline.graph.fold import fold_batch_norm
 from pipeline.quantizers import Quantizer, describe
 from pipeline.stages.context import Context
+from pipeline.stages.preparing import corrected, equalised, findings, ranking, trained
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.core.plan import Calibration
 
 
 def run(context: Context) -> dict[str, Any]:
-    """Decide every file's scheme and draw the calibration images from the training split."""
-    data, options = context.data, context.recipe.quantize
+    """Decide every file's scheme, draw the calibration images, prepare the weights.
+
+    What changes no output (equalisation) is in the float files too; what does (bias
+    correction, training with rounding) is in the integer files only.
+    """
+    plans = _plans(context)
+    images, calibration = _calibration(context)
+    context.save_array("calibration.npy", images.numpy())
+    network = fold_batch_norm(context.compacted())
+    moved, network = equalised(context, network, images)
+    facts = {
+        "files": [plan.model_dump(mode="json") for plan in plans],
+        "calibration": calibration.model_dump(mode="json"),
+        "findings": findings(context, network, plans, images),
+        "equalised": moved,
+        "corrected": corrected(context, network, plans, images),
+        "ranking": ranking(context, network, plans, images),
+        "qat": trained(context, network, plans, images),
+    }
+    write_json(context.out / "plan.json", facts)
+    return {
+        "summary": f"{len(plans)} files planned; {calibration.count} calibration images "
+        f"({calibration.split}), sha256 {calibration.sha256[:12]}",
+        **facts,
+    }
+
+
+def _plans(context: Context) -> list[SchemePlan]:
+    options = context.recipe.quantize
     by_dtype: dict[str, type[Quantizer]] = {}
     for key in QUANTIZERS.plugins():
         quantizer = QUANTIZERS.load(key)[0]
         by_dtype[quantizer.DTYPE] = quantizer
-    plans = [plan for want in wanted(context.targets) if (plan := _plan(want, by_dtype))]
-    chosen = data.train.subset(options.calibration_images, options.calibration_seed)
-    images = data.normalise(chosen.images).numpy()
-    calibration = describe(
-        images, chosen.labels.numpy(), data.classes, options.calibration_seed, "train"
-    )
-    np.save(context.out / "calibration.npy", images, allow_pickle=False)
-    write_json(
-        context.out / "plan.json",
-        {
-            "files": [plan.model_dump() for plan in plans],
-            "calibration": calibration.model_dump(),
-        },
-    )
-    return {
-        "summary": f"{len(plans)} files planned; {calibration.count} calibration images "
-        f"of the training split, sha256 {calibration.sha256[:12]}",
-        "calibration": calibration.model_dump(),
-        "files": [plan.model_dump() for plan in plans],
-    }
+    extra = [QUANTIZERS.load(key)[0].DTYPE for key in options.schemes]
+    return [
+        by_dtype[want.dtype].plan(want.format, want.demand, options.method)
+        for want in wanted(context.targets, extra)
+        if _is_possible(want, by_dtype)
+    ]
 
 
-def _plan(want: Wanted, by_dtype: dict[str, type[Quantizer]]) -> SchemePlan | None:
-    """Return the plan of a wanted file, or nothing where the format cannot carry it."""
-    quantizer = by_dtype[want.dtype]
-    if want.format not in quantizer.FORMATS:
-        return None
-    return quantizer.plan(want.format, want.granularity)
+def _is_possible(want: Wanted, by_dtype: dict[str, type[Quantizer]]) -> bool:
+    """Tell whether a format can carry what is wanted in it."""
+    return want.format in by_dtype[want.dtype].FORMATS
+
+
+def _calibration(context: Context) -> tuple[Tensor, Calibration]:
+    """Draw the calibration images, normalised as for validation; noise only if asked for."""
+    data, options = context.data, context.recipe.quantize
+    count, seed = options.calibration_images, options.calibration_seed
+    if options.calibration_data == "random":
+        context.reporter.warn(
+            "calibrating on random noise, as quantize.calibration_data asks: integer files "
+            "are good for their size and time only."
+        )
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randint(0, 256, (count, *data.shape), generator=generator)
+        images, labels, split = (
+            data.normalise(pixels),
+            torch.zeros(0, dtype=torch.int64),
+            "noise",
+        )
+        classes: list[str] = []
+    else:
+        chosen = data.train.subset(count, seed)
+        images, labels, split = data.normalise(chosen.images), chosen.labels, "train"
+        classes = data.classes
+    found = describe(images.numpy(), labels.numpy(), classes, seed, split, options.method)
+    return images, found

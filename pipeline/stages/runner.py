@@ -13,11 +13,12 @@ from typing import Any, Protocol
 
 from pipeline.core.artifact import Artifact, Provenance, git_commit, versions
 from pipeline.core.errors import Interrupted, OverBudget, PareError
-from pipeline.core.recipe import Recipe, fingerprint
+from pipeline.core.plugins import EXPORTERS, QUANTIZERS
+from pipeline.core.recipe import Recipe, check_listed, fingerprint
 from pipeline.core.record import digest
 from pipeline.core.rundir import RunDir, is_full, read_json, write_text
 from pipeline.core.target import Target
-from pipeline.core.wanted import wanted
+from pipeline.core.wanted import batch, opset, wanted
 from pipeline.stages import STAGES, Stage, check_order, named
 from pipeline.stages.context import Context, Shared
 from pipeline.stages.sources import code
@@ -71,6 +72,14 @@ class Runner:
 
     def __init__(self, recipe: Recipe, out: Path | str | None, reporter: Reporter) -> None:
         check_order()
+        # Here and not in the recipe, which every stage reads: what it names by room is taken
+        # for the code of each.
+        for room, names in (
+            (QUANTIZERS, recipe.quantize.schemes),
+            (EXPORTERS, recipe.export.exporters),
+        ):
+            for name in names:
+                check_listed(room, name, "recipe")
         self.recipe = recipe
         self.targets = [Target.load(name) for name in recipe.targets]
         self.dir = RunDir(Path(out) if out else Path("runs") / recipe.name)
@@ -142,6 +151,8 @@ class Runner:
             return [target.model_dump(mode="json") for target in self.targets]
         if stage.targets == "wanted":
             return [entry.model_dump() for entry in wanted(self.targets)]
+        if stage.targets == "form":
+            return [batch(self.targets), opset(self.targets, self.recipe.export.opset)]
         return None
 
     def _execute(

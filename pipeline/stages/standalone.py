@@ -188,7 +188,7 @@ def _write_onnx(model: fx.GraphModule, shape: tuple[int, int, int], path: Path) 
     if len(expected) != 1:
         return OnnxFile(refused=f"the network has {len(expected)} outputs, a file takes one")
     try:
-        _export(model, shape, path)
+        _export(model, shape, path, images)
         found = open_model(path).run(images.numpy())
     except Exception as error:  # torch's exporter and the engine raise anything
         path.unlink(missing_ok=True)
@@ -202,7 +202,9 @@ def _write_onnx(model: fx.GraphModule, shape: tuple[int, int, int], path: Path) 
     return OnnxFile(difference=difference)
 
 
-def _export(model: fx.GraphModule, shape: tuple[int, int, int], path: Path) -> None:
+def _export(
+    model: fx.GraphModule, shape: tuple[int, int, int], path: Path, images: Tensor
+) -> None:
     channels, height, width = shape
     signature = Signature(
         channels=channels,
@@ -221,4 +223,4 @@ def _export(model: fx.GraphModule, shape: tuple[int, int, int], path: Path) -> N
         contextlib.redirect_stderr(io.StringIO()),
     ):
         warnings.simplefilter("ignore")
-        export_float32(fold_batch_norm(model), signature, path, ToOnnx().opset)
+        export_float32(fold_batch_norm(model), signature, path, ToOnnx().opset, images.numpy())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from pipeline.core.errors import PareError
-from pipeline.core.plan import SchemePlan
+from pipeline.core.plan import Demand, SchemePlan
 from pipeline.core.plugins import QUANTIZERS
+from pipeline.core.target import Dtype
 
 KEYS = sorted(QUANTIZERS.plugins())
 FORMATS = {"onnx", "tflite"}
@@ -30,12 +33,13 @@ class TestScheme:
         scheme, _ = QUANTIZERS.load(key)
         for file_format in scheme.FORMATS:
             for granularity in (None, "per-channel", "per-tensor"):
-                plan = scheme.plan(file_format, granularity)
+                plan = scheme.plan(file_format, Demand(granularity=granularity))
                 assert isinstance(plan, SchemePlan)
                 assert (plan.format, plan.scheme) == (file_format, key)
                 assert plan.dtype == scheme.DTYPE
                 assert plan.why
-                assert (plan.activations == "int8") == scheme.NEEDS_CALIBRATION
+                assert plan.is_calibrated == scheme.NEEDS_CALIBRATION
+                assert (plan.method is not None) == scheme.NEEDS_CALIBRATION
 
     def test_refuses_every_other_format(self, key: str) -> None:
         scheme, _ = QUANTIZERS.load(key)
@@ -46,4 +50,4 @@ class TestScheme:
 
 def test_no_two_schemes_share_a_word() -> None:
     words = [QUANTIZERS.load(key)[0].DTYPE for key in KEYS]
-    assert sorted(words) == ["dynamic", "fp16", "fp32", "int8"]
+    assert sorted(words) == sorted(get_args(Dtype))

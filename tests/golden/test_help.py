@@ -23,8 +23,8 @@ def commands(command=main, path=()):
 
 def test_the_commands_are_these():
     assert sorted(" ".join(path) for path in commands() if path) == [
-        "compact", "doctor", "export", "list", "profile", "prune", "quantize", "report", "run",
-        "targets", "targets list", "targets show", "train",
+        "compact", "doctor", "export", "inspect", "list", "profile", "prune", "quantize",
+        "report", "run", "targets", "targets list", "targets show", "train",
     ]  # fmt: skip
 
 

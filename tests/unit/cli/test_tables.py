@@ -64,7 +64,7 @@ def file(name, size, **changed):
 MADE = [
     file("model.float32.onnx", 17_234_567),
     file("model.dynamic_range.tflite", 4_345_678),
-    file("model.int8.tflite", 4_123_456, state="rejected"),
+    file("model.int8.tflite", 4_123_456, state="wrong"),
     file("model.float16.tflite", 1, state="refused"),
 ]
 CHIP = {"id": "chip", "chosen": "model.float32.onnx", "nearest": None, "why": "it is [red]"}

@@ -17,8 +17,10 @@ ROOMS = {
         "resnet56", "vgg16", "vgg19", "torchvision",
     },
     DATA: {"digits", "cifar10", "cifar100", "image_folder", "tiny_imagenet"},
-    QUANTIZERS: {"float32", "float16", "dynamic_range", "int8"},
-    EXPORTERS: {"onnx", "tflite"},
+    QUANTIZERS: {
+        "float32", "float16", "dynamic_range", "int4", "int8", "int16x8", "weight_only",
+    },
+    EXPORTERS: {"onnx", "tflite_litert", "tflite_onnx2tf"},
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ def test_metadata_is_complete() -> None:
         "input_layout": "NHWC",
         "output_name": "logits",
         "output_shape": [1, 2],
+        "preprocessing": "(pixel / 255 - mean) / std",
         "mean": [0.1, 0.2, 0.3],
         "std": [0.4, 0.5, 0.6],
         "classes": ["cat", "dog"],

@@ -14,6 +14,7 @@ from exported_nets import Residual, flat_net, judge, random_images, reference, s
 from torch import Tensor, nn
 
 from pipeline.core.errors import PareError
+from pipeline.core.plan import Demand
 from pipeline.exporters import ExportFailure
 from pipeline.exporters.to_onnx import ToOnnx
 from pipeline.quantizers.float32 import Float32
@@ -94,8 +95,8 @@ def test_what_a_file_does_not_have_is_not_written_down(exported, tmp_path: Path)
 
 def test_int8_weights_have_a_scale_a_channel(exported, tmp_path: Path) -> None:
     model, images, sign, _, files = exported
-    plan = Int8.plan("onnx", "per-tensor")
-    single = ToOnnx().write(model, [plan], sign, images, tmp_path, 60)["int8"]
+    plan = Int8.plan("onnx", Demand(granularity="per-tensor"))
+    single = ToOnnx().write(model, [plan], sign, images, tmp_path, 60)["int8-per-tensor"]
 
     def most_scales(path: Path) -> int:
         constants = onnx.load(path).graph.initializer
@@ -197,7 +198,7 @@ class TestRefusals:
 
     def test_a_scheme_twice(self, tmp_path: Path) -> None:
         with pytest.raises(PareError, match="planned twice in int8, int8"):
-            self.write(tmp_path, plans=[PLANS[1], Int8.plan("onnx", "per-tensor")])
+            self.write(tmp_path, plans=[PLANS[1], Int8.plan("onnx")])
 
     def test_images_of_another_shape(self, tmp_path: Path) -> None:
         with pytest.raises(PareError, match=r"shape \[40, 3, 8, 8\].*\[n, 1, 8, 8\]"):

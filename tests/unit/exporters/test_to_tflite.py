@@ -14,9 +14,11 @@ import pytest
 from exported_nets import Residual, flat_net, judge, random_images, reference, signature, spoil
 
 from pipeline.core.errors import PareError
+from pipeline.core.plan import Demand
 from pipeline.exporters import ExportFailure
-from pipeline.exporters.tflite_worker import MISSING, sample_images
-from pipeline.exporters.to_tflite import ToTflite
+from pipeline.exporters.child import MISSING
+from pipeline.exporters.onnx2tf_worker import sample_images
+from pipeline.exporters.to_tflite_onnx2tf import ToTfliteOnnx2Tf
 from pipeline.quantizers.dynamic_range import DynamicRange
 from pipeline.quantizers.float16 import Float16
 from pipeline.quantizers.float32 import Float32
@@ -53,10 +55,11 @@ def exported(request, tmp_path_factory):
     spied = tmp_path_factory.mktemp("spy")
     (spied / "sitecustomize.py").write_text(SPY.format(record=str(spied / "record")))
     granularity = "per-channel" if flat else "per-tensor"
-    plans = [scheme.plan("tflite", granularity) for scheme in SCHEMES]
+    plans = [scheme.plan("tflite", Demand(granularity=granularity)) for scheme in SCHEMES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(spied))
-        files = ToTflite().write(model, plans, sign, images, folder, 240)
+        made = ToTfliteOnnx2Tf().write(model, plans, sign, images, folder, 240)
+    files = {plan.scheme: made[plan.name] for plan in plans}
     return model, images, sign, folder, files, spied / "record"
 
 
@@ -87,7 +90,7 @@ def test_nothing_was_asked_of_the_network(exported) -> None:
     *_, folder, files, record = exported
     assert all(isinstance(path, Path) for path in files.values())
     assert not record.exists()
-    assert (folder / "logs" / "tflite.log").is_file()
+    assert (folder / "logs" / "onnx2tf_worker.log").is_file()
 
 
 @converts
@@ -171,7 +174,7 @@ def test_only_finished_files_are_left_and_name_no_folder(exported) -> None:
 def write(folder: Path, code: str, plans=None, timeout_s: float = 30):
     """Export with a converter of the test's own making."""
     plans = plans or [Float32.plan("tflite"), Int8.plan("tflite")]
-    exporter = ToTflite(worker=(sys.executable, "-c", code))
+    exporter = ToTfliteOnnx2Tf(worker=(sys.executable, "-c", code))
     return exporter.write(
         flat_net(), plans, signature(1, 8), random_images(1, 8), folder, timeout_s
     )
@@ -230,7 +233,7 @@ def test_one_scheme_may_fail_alone(tmp_path: Path) -> None:
         "open('model.int8.tflite.error', 'w').write('Traceback\\nValueError: no int8 kernel')"
     )
     files = write(tmp_path, code)
-    assert files["int8"].reason == "TensorFlow cannot write it: ValueError: no int8 kernel"
+    assert files["int8"].reason == "the converter cannot write it: ValueError: no int8 kernel"
     assert files["float32"].reason.startswith("the converter ended with code 0")
 
 
@@ -238,7 +241,7 @@ def test_missing_packages_name_the_extra(tmp_path: Path) -> None:
     code = f"print(\"No module named 'onnx2tf'\"); raise SystemExit({MISSING})"
     for failure in write(tmp_path, code).values():
         assert "No module named 'onnx2tf'" in failure.reason
-        assert 'pip install "pare[tflite]"' in failure.reason
+        assert 'pip install "pare[onnx2tf]"' in failure.reason
 
 
 def test_the_worker_says_which_package_is_missing(tmp_path: Path, monkeypatch) -> None:
@@ -249,9 +252,11 @@ def test_the_worker_says_which_package_is_missing(tmp_path: Path, monkeypatch) -
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hide"))
     plans = [Float32.plan("tflite")]
     images = random_images(1, 8)
-    files = ToTflite().write(flat_net(), plans, signature(1, 8), images, tmp_path / "out", 60)
+    files = ToTfliteOnnx2Tf().write(
+        flat_net(), plans, signature(1, 8), images, tmp_path / "out", 60
+    )
     assert "onnx2tf" in files["float32"].reason
-    assert 'pip install "pare[tflite]"' in files["float32"].reason
+    assert 'pip install "pare[onnx2tf]"' in files["float32"].reason
 
 
 @converts
@@ -278,13 +283,18 @@ def test_a_file_that_only_claims_to_be_quantized_does_not_land(
 def test_refusals_come_before_any_work(tmp_path: Path) -> None:
     plans, images = [Float32.plan("onnx")], random_images(1, 8)
     with pytest.raises(PareError, match="a plan is for 'onnx', this exporter writes 'tflite'"):
-        ToTflite().write(flat_net(), plans, signature(1, 8), images, tmp_path / "out", 9)
+        ToTfliteOnnx2Tf().write(
+            flat_net(), plans, signature(1, 8), images, tmp_path / "out", 9
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_no_plans_make_no_files(tmp_path: Path) -> None:
     images = random_images(1, 8)
-    assert ToTflite().write(flat_net(), [], signature(1, 8), images, tmp_path / "out", 9) == {}
+    assert (
+        ToTfliteOnnx2Tf().write(flat_net(), [], signature(1, 8), images, tmp_path / "out", 9)
+        == {}
+    )
 
 
 def test_sample_images_are_ours() -> None:

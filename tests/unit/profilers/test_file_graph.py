@@ -51,10 +51,11 @@ def pair(x, out, scale="s", zero="z"):
     ]
 
 
-SCALARS = {"s": np.float32(0.1), "z": np.int8(0)}
+# The lowest integer stands for 0, so that what is quantized behind a Relu does its work.
+SCALARS = {"s": np.float32(0.1), "z": np.int8(-128)}
 
 
-def quantized(path, behind=(), per_channel=True, head="Relu"):
+def quantized(path, behind=(), per_channel=True, head="Relu", zero=-128):
     """x [1,3,8,8] -> Q -> conv -> Relu -> Q -> DQ -> output, weights in 8 bits."""
     scales = np.full(4 if per_channel else (), 0.1, np.float32)
     points = np.zeros_like(scales, dtype=np.int8)
@@ -67,6 +68,7 @@ def quantized(path, behind=(), per_channel=True, head="Relu"):
         *behind,
     ]
     weights = {**SCALARS, "w": zeros(4, 3, 3, 3, dtype=np.int8), "ws": scales, "wz": points}
+    weights["z"] = np.int8(zero)
     return save_onnx(path, nodes, weights, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 8, 8]})
 
 
@@ -162,12 +164,89 @@ def test_the_granularity_is_that_of_the_weights(tmp_path, per_channel):
     assert graph.int8_granularity == ("per-channel" if per_channel else "per-tensor")
 
 
-def test_what_has_no_integer_kernel_between_the_pair_writes_floats(tmp_path):
+def test_a_convolution_whose_output_is_read_in_float_runs_in_float(tmp_path):
     # Sigmoid reads what the convolution wrote in float: Q doesn't reach the kernel.
     graph = read(quantized(tmp_path / "a.onnx", head="Sigmoid"))
     kinds = [op.type for op in graph.ops]
-    assert kinds == ["QuantizeLinear", "Conv", "Sigmoid", "QuantizeLinear", "DequantizeLinear"]
-    assert graph.ops[1].activation_bytes == 64 * (3 * 1 + 4 * 4)
+    assert kinds == [
+        "QuantizeLinear", "DequantizeLinear", "Conv", "Sigmoid", "QuantizeLinear",
+        "DequantizeLinear",
+    ]  # fmt: skip
+    assert graph.ops[2].activation_bytes == 64 * (3 + 4) * 4
+    assert graph.dtype == "w8"
+
+
+@pytest.mark.parametrize(("zero", "dtype"), [(-128, "int8"), (0, "w8"), (-127, "w8")])
+def test_a_relu_is_done_by_a_range_that_ends_at_zero_and_by_no_other(tmp_path, zero, dtype):
+    assert read(quantized(tmp_path / "a.onnx", zero=zero)).dtype == dtype
+
+
+@pytest.mark.parametrize(("highest", "dtype"), [(6.0, "int8"), (5.9, "w8")])
+def test_a_clip_is_done_by_a_range_within_its_bounds_and_by_no_other(tmp_path, highest, dtype):
+    path = quantized(tmp_path / "a.onnx", head="Clip")
+    model = onnx.load(str(path))
+    clip = next(node for node in model.graph.node if node.op_type == "Clip")
+    clip.input.extend(["low", "high"])
+    values = {"low": 0.0, "high": highest, "s": 6 / 255}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name != "s"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    for name, value in values.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    onnx.save(model, str(path))
+    assert read(path).dtype == dtype
+
+
+def _kernels(path):
+    """Return what onnxruntime makes of a file, from the file that it optimized.
+
+    Left alone it makes signed pairs unsigned on x86, and then fuses less than on Arm.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = f"{path}.optimized"
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(options.optimized_model_filepath)
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("head", "zero"), [("Relu", -128), ("Relu", 0), ("Sigmoid", -128), ("Tanh", -128)]
+)
+def test_the_runtime_agrees_on_what_runs_in_integers(tmp_path, head, zero):
+    path = quantized(tmp_path / "a.onnx", head=head, zero=zero)
+    assert ("QLinearConv" in _kernels(path)) is (read(path).dtype == "int8")
+
+
+SINGLES = [
+    ("GlobalAveragePool", 1, {}), ("AveragePool", 1, {"kernel_shape": [2, 2]}),
+    ("Add", 2, {}), ("Mul", 2, {}), ("Sub", 2, {}), ("Div", 2, {}), ("Concat", 2, {"axis": 1}),
+    ("Sigmoid", 1, {}), ("LeakyRelu", 1, {}), ("Softmax", 1, {}), ("Tanh", 1, {}),
+    ("HardSwish", 1, {}), ("ReduceMean", 1, {}), ("MaxPool", 1, {"kernel_shape": [2, 2]}),
+    ("Transpose", 1, {"perm": [0, 2, 3, 1]}), ("Flatten", 1, {}), ("GlobalMaxPool", 1, {}),
+    ("ReduceMin", 1, {}), ("Erf", 1, {}), ("Max", 2, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "reads", "attributes"), SINGLES)
+def test_the_list_of_integer_operators_is_the_runtimes(tmp_path, kind, reads, attributes):
+    names = [f"x{i}" for i in range(reads)]
+    nodes = [node for name in names for node in pair(name, f"{name}d")]
+    nodes.append(helper.make_node(kind, [f"{n}d" for n in names], ["o"], **attributes))
+    nodes += pair("o", "y")
+    sizes = {name: [1, 4, 8, 8] for name in names}, {"y": None}
+    path = save_onnx(tmp_path / "a.onnx", nodes, SCALARS, *sizes)
+    op = next(op for op in read(path).ops if op.conversion is None)
+    # In float each input is dequantized, and so is the output once more.
+    optimized = _kernels(path)
+    model = onnx.load(f"{path}.optimized")
+    dequantized = [n for n in model.graph.node if n.op_type == "DequantizeLinear"]
+    assert optimized
+    assert (op.arithmetic == "int8") is (len(dequantized) == 1), [op, optimized]
 
 
 def test_a_dequantized_tensor_a_float_operation_reads_is_written(tmp_path):
@@ -194,7 +273,8 @@ def test_a_kernel_reads_integers_though_a_float_operation_reads_the_same_tensor(
     nodes = [
         *pair("x", "xd"),
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
-        conv("xd", "wd", "y"),
+        conv("xd", "wd", "c"),
+        *pair("c", "y"),
         helper.make_node("Sigmoid", ["xd"], ["v"]),
     ]
     weights = {**SCALARS, "w": zeros(3, 3, 1, 1, dtype=np.int8)}
@@ -202,7 +282,7 @@ def test_a_kernel_reads_integers_though_a_float_operation_reads_the_same_tensor(
     graph = read(save_onnx(tmp_path / "a.onnx", nodes, weights, *sizes))
     moved = {op.type: op.activation_bytes for op in graph.ops}
     assert graph.dtype == "int8"
-    assert moved["Conv"] == 3 * 64 * (1 + 4)
+    assert moved["Conv"] == 3 * 64 * (1 + 1)
     assert moved["DequantizeLinear"] == 3 * 64 * (1 + 4)
     assert moved["Sigmoid"] == 3 * 64 * (4 + 4)
 
@@ -261,7 +341,7 @@ def test_integers_made_on_the_fly_are_no_integer_file(tmp_path):
     assert graph.macs == 4 * 64 * 3
 
 
-def test_eight_bit_weights_alone_are_dynamic(tmp_path):
+def test_eight_bit_weights_alone_are_made_float_before_the_kernel(tmp_path):
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
         conv("x", "wd", "y"),
@@ -271,7 +351,7 @@ def test_eight_bit_weights_alone_are_dynamic(tmp_path):
         tmp_path / "a.onnx", nodes, weights, {"x": [1, 3, 8, 8]}, {"y": [1, 4, 8, 8]}
     )
     graph = read(path)
-    assert (graph.dtype, graph.int8_granularity) == ("dynamic", "per-tensor")
+    assert (graph.dtype, graph.int8_granularity) == ("w8", "per-tensor")
     assert [op.type for op in graph.ops] == ["Conv"]
     assert graph.activation_bytes == 4 * 64 * (3 + 4)
 
@@ -480,7 +560,7 @@ def test_a_transposed_convolution_is_counted_from_its_input(schema, tmp_path):
         ("FLOAT32", np.float32, "fp32"),
         ("FLOAT32", np.int8, "dynamic"),
         ("INT8", np.int8, "int8"),
-        ("INT16", np.int8, "mixed"),
+        ("INT16", np.int8, "int16x8"),
     ],
 )
 def test_the_dtype_follows_from_data_and_weight(schema, tmp_path, data, weight, dtype):
@@ -511,6 +591,80 @@ def test_half_precision_weights_are_unpacked_once_and_stay_weights(schema, tmp_p
     assert (graph.dtype, graph.weight_bytes) == ("fp16", 16)
     assert [op.type for op in graph.ops] == ["FULLY_CONNECTED"]
     assert plan(graph).naive_bytes == 4 * (4 + 2)
+
+
+@pytest.mark.parametrize(("unpacked", "dtype"), [(True, "w8"), (False, "dynamic")])
+def test_weights_a_file_unpacks_differ_from_those_a_kernel_takes(
+    schema, tmp_path, unpacked, dtype
+):
+    lite = Lite(schema)
+    x, y = lite.tensor((1, 4)), lite.tensor((1, 2))
+    w = lite.weight((2, 4), np.int8, 2)
+    if unpacked:
+        wide = lite.tensor((2, 4))
+        lite.op("DEQUANTIZE", [w], [wide])
+        w = wide
+    lite.op("FULLY_CONNECTED", [x, w], [y])
+    graph = read(lite.save(tmp_path / "a.tflite", [x], [y]))
+    assert (graph.dtype, graph.int8_granularity) == (dtype, "per-channel")
+    assert [op.type for op in graph.ops] == ["FULLY_CONNECTED"]
+
+
+def test_four_bit_weights_in_blocks_are_read(schema, tmp_path):
+    lite = Lite(schema)
+    x, y = lite.tensor((1, 64)), lite.tensor((1, 2))
+    scales = lite.tensor((2, 2), "FLOAT16", np.ones(4, np.float16).tobytes())
+    w = lite.tensor((2, 64), "INT4", bytes(64))
+    blocks = schema.BlockwiseQuantizationT()
+    blocks.scales, blocks.blockSize = scales, 32
+    lite.graph.tensors[w].quantization = schema.QuantizationParametersT()
+    lite.graph.tensors[w].quantization.details = blocks
+    lite.graph.tensors[
+        w
+    ].quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+    lite.op("FULLY_CONNECTED", [x, w], [y])
+    graph = read(lite.save(tmp_path / "a.tflite", [x], [y]))
+    assert (graph.dtype, graph.int8_granularity) == ("int4", None)
+    assert {tensor.dtype: tensor.bytes for tensor in graph.stored} == {
+        "int4": 64,
+        "float16": 8,
+    }
+    assert graph.tensors[w].scale is None
+
+
+def test_scale_and_zero_point_are_told_where_a_tensor_has_one(schema, tmp_path):
+    lite = Lite(schema)
+    x, y = lite.tensor((1, 4), "INT8", scales=1), lite.tensor((1, 2), "INT8", scales=1)
+    lite.graph.tensors[x].quantization.zeroPoint = [-3]
+    w = lite.weight((2, 4), np.int8, 2)
+    lite.op("FULLY_CONNECTED", [x, w], [y])
+    graph = read(lite.save(tmp_path / "a.tflite", [x], [y]))
+    found = [(tensor.scale, tensor.zero_point) for tensor in graph.tensors]
+    assert found == [(pytest.approx(0.1), -3), (pytest.approx(0.1), 0), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtypes", "expected", "conversion"),
+    [
+        ("RELU", ("INT8", "INT8"), "int8", None),
+        ("RELU", ("INT16", "INT16"), "int16x8", None),
+        ("RELU", ("FLOAT32", "FLOAT32"), "fp32", None),
+        ("ARG_MAX", ("INT8", "INT32"), "int8", None),
+        ("SHAPE", ("INT32", "INT32"), None, None),
+        ("LOG_SOFTMAX", ("INT8", "FLOAT32"), "mixed", None),
+        ("QUANTIZE", ("FLOAT32", "INT8"), None, "quantize"),
+        ("DEQUANTIZE", ("INT8", "FLOAT32"), None, "dequantize"),
+        ("CAST", ("UINT8", "FLOAT32"), None, "cast"),
+    ],
+)
+def test_every_operation_says_what_it_computes_in(
+    schema, tmp_path, kind, dtypes, expected, conversion
+):
+    lite = Lite(schema)
+    x, y = (lite.tensor((1, 4), dtype, scales=1) for dtype in dtypes)
+    lite.op(kind, [x], [y])
+    (op,) = read(lite.save(tmp_path / "a.tflite", [x], [y])).ops
+    assert (op.arithmetic, op.conversion, op.name) == (expected, conversion, "t1")
 
 
 def test_an_open_batch_signature_is_static_an_open_image_is_not(schema, tmp_path):
@@ -598,6 +752,10 @@ def test_a_graph_travels_as_json(tmp_path):
         ("float32", "float16", "fp16"),
         ("float16", "float16", "fp16"),
         ("float32", "uint8", "dynamic"),
+        ("int16", "int8", "int16x8"),
+        ("int16", "int16", "int16x8"),
+        ("float32", "int4", "int4"),
+        ("int8", "uint4", "int4"),
         ("uint8", "int8", "int8"),
         ("int8", "float32", "mixed"),
         ("float32", "bfloat16", "mixed"),
@@ -615,6 +773,13 @@ def test_the_arithmetic_of_two_operands(activation, weight, expected):
         (["int8", "fp32"], "mixed"),
         (["dynamic", "fp32"], "dynamic"),  # converters leave small weights in float
         (["fp16", "fp32"], "fp16"),
+        (["w8", "fp32"], "w8"),
+        (["w8", "dynamic"], "dynamic"),
+        (["int4", "w8"], "int4"),
+        (["int4", "int8"], "int4"),  # few kernels take 4-bit weights
+        (["int4", "int8", "fp32"], "mixed"),
+        (["int16x8", "int16x8"], "int16x8"),
+        (["int16x8", "fp32"], "mixed"),
         ([], "int8"),
     ],
 )

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PareError
-from pipeline.core.plan import SchemePlan
+from pipeline.core.plan import Demand, SchemePlan
 from pipeline.quantizers import describe
 from pipeline.quantizers.dynamic_range import DynamicRange
 from pipeline.quantizers.float16 import Float16
 from pipeline.quantizers.float32 import Float32
+from pipeline.quantizers.int4 import Int4
 from pipeline.quantizers.int8 import Int8
+from pipeline.quantizers.int16x8 import Int16X8
+from pipeline.quantizers.weight_only import WeightOnly
 
 
 @pytest.mark.parametrize(
@@ -19,35 +22,64 @@ from pipeline.quantizers.int8 import Int8
     [
         (Float32, "onnx", ("fp32", "float32", "float32", None, "float32")),
         (Float32, "tflite", ("fp32", "float32", "float32", None, "float32")),
+        (Float16, "onnx", ("fp16", "float16", "float16", None, "float32")),
         (Float16, "tflite", ("fp16", "float16", "float32", None, "float32")),
         (DynamicRange, "tflite", ("dynamic", "int8", "float32", "per-channel", "float32")),
         (Int8, "onnx", ("int8", "int8", "int8", "per-channel", "float32")),
         (Int8, "tflite", ("int8", "int8", "int8", "per-channel", "int8")),
+        (Int16X8, "tflite", ("int16x8", "int8", "int16", "per-channel", "int16")),
+        (WeightOnly, "tflite", ("w8", "int8", "float32", "per-channel", "float32")),
+        (Int4, "tflite", ("int4", "int4", "int8", "per-channel", "int8")),
     ],
 )
 def test_what_is_stored(scheme, file_format, expected) -> None:
     plan = scheme.plan(file_format)
-    got = (plan.dtype, plan.weights, plan.activations, plan.granularity, plan.io_dtype)
+    got = (plan.dtype, plan.weights, plan.activations, plan.granularity, plan.input_dtype)
     assert got == expected
     assert plan.file_name == f"model.{plan.scheme}.{file_format}"
     assert SchemePlan.model_validate_json(plan.model_dump_json()) == plan
 
 
-@pytest.mark.parametrize("scheme", [Int8, DynamicRange])
+PER_TENSOR, PER_CHANNEL = Demand(granularity="per-tensor"), Demand(granularity="per-channel")
+
+
+@pytest.mark.parametrize("scheme", [Int8, DynamicRange, WeightOnly, Int16X8])
 def test_the_target_chooses_the_granularity(scheme) -> None:
-    assert scheme.plan("tflite", "per-tensor").granularity == "per-tensor"
-    assert scheme.plan("tflite", "per-channel").granularity == "per-channel"
+    assert scheme.plan("tflite", PER_TENSOR).granularity == "per-tensor"
+    assert scheme.plan("tflite", PER_CHANNEL).granularity == "per-channel"
 
 
 def test_a_granularity_says_nothing_to_floats() -> None:
-    assert Float32.plan("onnx", "per-tensor").granularity is None
-    assert Float16.plan("tflite", "per-tensor").granularity is None
+    assert Float32.plan("onnx", PER_TENSOR).granularity is None
+    assert Float16.plan("tflite", PER_TENSOR).granularity is None
+
+
+@pytest.mark.parametrize(
+    ("file_format", "demand", "name", "border"),
+    [
+        ("tflite", Demand(), "model.int8.tflite", "int8"),
+        ("tflite", Demand(io_dtype="uint8"), "model.int8-uint8-io.tflite", "uint8"),
+        ("tflite", Demand(io_dtype="float32"), "model.int8-float32-io.tflite", "float32"),
+        ("tflite", PER_TENSOR, "model.int8-per-tensor.tflite", "int8"),
+        ("onnx", Demand(activations="int8"), "model.int8.onnx", "float32"),
+        ("onnx", Demand(activations="uint8"), "model.int8-u8s8.onnx", "float32"),
+    ],
+)
+def test_files_that_differ_have_other_names(file_format, demand, name, border) -> None:
+    plan = Int8.plan(file_format, demand)
+    assert (plan.file_name, plan.input_dtype, plan.output_dtype) == (name, border, border)
+
+
+def test_pixels_are_bytes_where_a_file_can_take_them() -> None:
+    assert Int8.plan("tflite").for_pixels().input_dtype == "uint8"
+    assert Float32.plan("onnx").for_pixels().input_dtype == "uint8"
+    assert Float32.plan("tflite").for_pixels().input_dtype == "float32"
 
 
 @pytest.mark.parametrize(
     ("scheme", "file_format", "message"),
     [
-        (Float16, "onnx", "scheme 'float16' cannot be written as 'onnx'. Use tflite"),
+        (Int4, "onnx", "scheme 'int4' cannot be written as 'onnx'. Use tflite"),
         (
             DynamicRange,
             "onnx",

@@ -21,7 +21,7 @@ def test_the_report_is_made_of_the_stages_that_run():
 
 def test_the_keys_are_those_of_the_stages(report):
     assert report["keys"] == {stage: f"{n}" * 64 for n, stage in enumerate(STAGES, 1)}
-    assert report["schema_version"] == 1
+    assert report["schema_version"] == 2
 
 
 def test_a_file_carries_what_export_and_profile_know_of_it(report):

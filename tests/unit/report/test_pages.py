@@ -92,14 +92,14 @@ def test_a_reason_is_in_both(pages, sentence):
     assert all(sentence in text.replace("\\_", "_") for text in pages)
 
 
-def test_refused_and_rejected_files_are_shown_with_their_reason(tmp_path):
+def test_refused_and_wrong_files_are_shown_with_their_reason(tmp_path):
     shown, text = both(collected(tmp_path))
     assert "REFUSED" in shown
     assert "onnx2tf: no such <op>" in shown
-    assert "REJECTED" in shown
+    assert "WRONG" in shown
     assert "largest difference 9, limit 1" in shown
     assert "REFUSED (onnx2tf: no such &lt;op&gt;)" in text
-    assert "REJECTED (largest difference 9, limit 1)" in text
+    assert "WRONG (largest difference 9, limit 1)" in text
 
 
 def test_a_refused_file_has_dashes_and_no_zero(tmp_path):

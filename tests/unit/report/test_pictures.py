@@ -179,8 +179,8 @@ def test_phases_are_named_where_they_begin(tmp_path):
     assert "finetune" in texts(drawn(tmp_path)["Losses"])
 
 
-def test_a_rejected_file_is_said_to_be_one(tmp_path):
-    assert "float16 tflite (rejected)" in texts(drawn(tmp_path)["Size of each file"])
+def test_a_wrong_file_is_said_to_be_one(tmp_path):
+    assert "float16 tflite (wrong)" in texts(drawn(tmp_path)["Size of each file"])
 
 
 def test_latencies_far_apart_are_numbers_on_a_logarithmic_axis(tmp_path):

@@ -51,10 +51,11 @@ def test_what_no_stage_runs_changes_none(changed, name):
     ("name", "stages"),
     [
         ("exporters/to_onnx.py", ["export"]),
-        ("exporters/tflite_worker.py", ["export"]),  # run by its name, in a child process
+        ("exporters/onnx2tf_worker.py", ["export"]),  # run by its name, in a child process
+        ("exporters/litert_worker.py", ["export"]),
         ("quantizers/int8.py", ["quantize"]),  # loaded by its name
         ("profilers/verdict.py", ["profile"]),
-        ("runtime/bench.py", ["profile"]),
+        ("runtime/bench.py", ["export", "profile"]),
         ("runtime/engines.py", ["export", "profile"]),
         ("core/plan.py", ["quantize", "export"]),
         ("stages/compact.py", ["compact"]),
@@ -78,6 +79,8 @@ def test_every_file_but_those_above_is_the_code_of_some_stage():
         "stages/terminal.py",
         # Compaction of a checkpoint without a run.
         "stages/checkpoint.py", "stages/network.py", "stages/standalone.py",
+        # A look at one file without a run.
+        "profilers/inspection.py", "profilers/op_times.py",
     }  # fmt: skip
 
 

@@ -1,15 +1,11 @@
-"""The child process that turns ONNX into TFLite: files in, files out, no network.
+"""The child process that turns ONNX into TFLite by onnx2tf and TensorFlow.
 
-Run as ``python -m pipeline.exporters.tflite_worker request.json`` in a scratch folder.
-Each file appears under its final name only when it is whole; a scheme that cannot be
-written leaves ``<file>.error`` instead.
+Run as ``python -m pipeline.exporters.onnx2tf_worker request.json`` in a scratch folder.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,21 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.plan import SchemePlan
-
-MISSING = 3  # exit code: a package of the tflite extra is not installed
+from pipeline.exporters.child import MISSING, Request, write_each
 
 # onnx2tf looks for this name in the working directory and downloads it otherwise, even
 # where it would not be used; the values only serve its search for the order of axes.
 _SAMPLE = "calibration_image_sample_data_20x128x128x3_float32.npy"
-_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 
 
 def main(arguments: list[str]) -> int:
     """Convert what the request asks for and return the exit code."""
-    sys.addaudithook(_refuse_network)
-    request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    images = np.load(request["calibration"], allow_pickle=False)
-    np.save(_SAMPLE, sample_images(images))
+    request = Request.read(Path(arguments[0]))
+    np.save(_SAMPLE, sample_images(request.calibration))
     try:
         import onnx2tf
         import tensorflow as tf
@@ -40,7 +32,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return MISSING
     keras = onnx2tf.convert(
-        input_onnx_file_path=request["onnx"],
+        input_onnx_file_path=str(request.source),
         output_folder_path="onnx2tf",
         # The graph is optimized already, and onnxsim would be a program to find on PATH.
         not_use_onnxsim=True,
@@ -48,11 +40,12 @@ def main(arguments: list[str]) -> int:
         disable_model_save=True,
         non_verbose=True,
     )
-    names = request["input_name"], request["output_name"]
-    owner, function = _entry_point(tf, keras, *names)
-    for values in request["plans"]:
-        plan = SchemePlan.model_validate(values)
-        _write(tf, owner, function, plan, images, names[0])
+    owner, function = _entry_point(tf, keras, request.input_name, request.output_name)
+
+    def convert(plan: SchemePlan) -> bytes:
+        return _convert(tf, owner, function, plan, request)
+
+    write_each(request.plans, convert)
     return 0
 
 
@@ -72,13 +65,6 @@ def sample_images(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return images[which]
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in _NETWORK:
-        raise PermissionError(
-            f"the converter tried to reach the network: {event} {arguments!r}"
-        )
-
-
 def _entry_point(tf: Any, keras: Any, input_name: str, output_name: str) -> tuple[Any, Any]:
     """Give the network one entry whose input and output have our names."""
     shape = keras.inputs[0].shape
@@ -89,35 +75,7 @@ def _entry_point(tf: Any, keras: Any, input_name: str, output_name: str) -> tupl
     return owner, serve.get_concrete_function()
 
 
-def _write(
-    tf: Any,
-    owner: Any,
-    function: Any,
-    plan: SchemePlan,
-    images: npt.NDArray[np.float32],
-    input_name: str,
-) -> None:
-    made = Path(plan.file_name)
-    try:
-        content = _convert(tf, owner, function, plan, images, input_name)
-    except Exception:  # the converter raises anything; the other schemes go on
-        error = traceback.format_exc()
-        sys.stderr.write(error)
-        made.with_name(f"{made.name}.error").write_text(error, encoding="utf-8")
-        return
-    part = made.with_name(f"{made.name}.part")
-    part.write_bytes(content)
-    part.replace(made)
-
-
-def _convert(
-    tf: Any,
-    owner: Any,
-    function: Any,
-    plan: SchemePlan,
-    images: npt.NDArray[np.float32],
-    input_name: str,
-) -> bytes:
+def _convert(tf: Any, owner: Any, function: Any, plan: SchemePlan, request: Request) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
     if plan.weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -125,20 +83,23 @@ def _convert(
         converter.target_spec.supported_types = [tf.float16]
     if plan.granularity == "per-tensor":
         converter._experimental_disable_per_channel = True
-    if plan.activations == "int8":
-        converter.representative_dataset = lambda: _one_by_one(images, input_name)
+    if plan.is_calibrated:
+        ops = tf.lite.OpsSet
+        converter.representative_dataset = lambda: _one_by_one(request)
         # Nothing else: an operator without an integer kernel is an error, not a detour.
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.int8
-        converter.inference_output_type = tf.int8
+        converter.target_spec.supported_ops = [
+            ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+            if plan.activations == "int16"
+            else ops.TFLITE_BUILTINS_INT8
+        ]
+        converter.inference_input_type = getattr(tf, plan.input_dtype)
+        converter.inference_output_type = getattr(tf, plan.output_dtype)
     return bytes(converter.convert())
 
 
-def _one_by_one(
-    images: npt.NDArray[np.float32], name: str
-) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    for index in range(len(images)):
-        yield {name: images[index : index + 1]}
+def _one_by_one(request: Request) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    for index in range(len(request.calibration)):
+        yield {request.input_name: request.calibration[index : index + 1]}
 
 
 if __name__ == "__main__":

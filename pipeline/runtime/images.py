@@ -1,0 +1,84 @@
+"""From an encoded image to what a file takes: the same steps in training and on a device.
+
+This room ships to devices: it imports numpy and pillow, and nothing else of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+MOST_PIXELS = 64_000_000  # of an encoded image: a few bytes can claim to be any size
+
+
+class ImageError(Exception):
+    """An image that cannot be decoded: what is wrong, and with which."""
+
+
+def decode(source: Path | IO[bytes], height: int, width: int, channels: int) -> Any:
+    """Decode one image to uint8 ``[height, width, channels]``.
+
+    The image is resized, its proportions kept, until it covers the wanted size, and its
+    centre is cut out, with Pillow's bilinear filter.
+
+    Args:
+        source: a JPEG, PNG or any other file that Pillow reads.
+        height: in pixels.
+        width: in pixels.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        ImageError: it is no image, a broken one, or larger than ``MOST_PIXELS``.
+    """
+    try:
+        with Image.open(source) as opened:
+            _refuse_huge(opened, source)
+            image: Image.Image = opened.convert("RGB" if channels == 3 else "L")
+    except ImageError:
+        raise
+    except Exception as error:  # a broken file makes its decoder fail in any way
+        raise ImageError(f"{_name(source)} cannot be decoded: {error}.") from error
+    if image.size != (width, height):
+        scale = max(height / image.height, width / image.width)
+        wide = max(width, round(image.width * scale))
+        high = max(height, round(image.height * scale))
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        left, top = (wide - width) // 2, (high - height) // 2
+        image = image.crop((left, top, left + width, top + height))
+    array = np.asarray(image, dtype=np.uint8)
+    return array if array.ndim == 3 else array[:, :, None]
+
+
+def prepare(pixels: npt.NDArray[np.uint8], facts: Mapping[str, Any]) -> Any:
+    """Return pixels as the file takes them, float32 ``[n, c, h, w]``.
+
+    Args:
+        pixels: ``[h, w, c]`` of one image or ``[n, h, w, c]`` of several.
+        facts: of the file, as ``read_metadata`` returns them: ``preprocessing``, ``mean``
+            and ``std``. A file that normalises by itself gets raw pixels.
+    """
+    images = pixels if pixels.ndim == 4 else pixels[None]
+    shown = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
+    if facts.get("preprocessing") == "raw uint8":
+        return shown
+    shape = (1, -1, 1, 1)
+    mean = np.asarray(facts["mean"], np.float32).reshape(shape)
+    std = np.asarray(facts["std"], np.float32).reshape(shape)
+    return (shown / np.float32(255) - mean) / std
+
+
+def _refuse_huge(image: Image.Image, source: Path | IO[bytes]) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise ImageError(
+            f"{_name(source)} claims {image.width} x {image.height} pixels; at most "
+            f"{MOST_PIXELS:,} are decoded. Make it smaller."
+        )
+
+
+def _name(source: Path | IO[bytes]) -> str:
+    return str(source) if isinstance(source, Path) else "the image"
