@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe, shipped
-from pipeline.stages.runner import Quiet, Runner, demand_fit
+from pipeline.stages.runner import Quiet, Runner, demand_files, demand_fit
 from pipeline.stages.terminal import Terminal
 
 
@@ -37,6 +37,8 @@ def execute(
     finally:
         if terminal:
             terminal.close()
+    if until == "export":
+        demand_files(result.artifacts["export"].metrics["files"], runner.targets)
     if not until:
         if terminal:
             from pipeline.cli.tables import print_report

@@ -22,6 +22,9 @@ from pipeline.core.target import Format, Method
 if TYPE_CHECKING:
     from torch import nn
 
+SPARSE = "sparse"
+"""Variant of a float file that stores its weights without their zeros."""
+
 Images = npt.NDArray[np.float32]
 
 
@@ -46,6 +49,7 @@ class Exporter(Protocol):
         FORMAT: of its files.
         SCHEMES: keys of the schemes it offers.
         METHODS: of taking the ranges of activations that it offers.
+        SPARSE: whether it can store the weights of a float file without their zeros.
         MIXES: whether it can leave single layers of an integer file in float.
         opset: version of the ONNX operators that the network is first written in.
     """
@@ -53,6 +57,7 @@ class Exporter(Protocol):
     FORMAT: ClassVar[Format]
     SCHEMES: ClassVar[frozenset[str]]
     METHODS: ClassVar[tuple[Method, ...]]
+    SPARSE: ClassVar[bool]
     MIXES: ClassVar[bool]
 
     @property
@@ -91,6 +96,8 @@ def offered(exporter: type[Exporter], plan: SchemePlan) -> str | None:
     """Return why an exporter does not offer what a plan asks for, or nothing if it does."""
     if plan.scheme not in exporter.SCHEMES:
         return f"{exporter.__name__.removeprefix('To')} offers no {plan.scheme}"
+    if plan.variant == SPARSE and not exporter.SPARSE:
+        return f"{exporter.__name__.removeprefix('To')} offers no sparse weights"
     if plan.kept and not exporter.MIXES:
         return "it cannot keep single layers in float"
     return None

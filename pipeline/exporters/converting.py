@@ -61,6 +61,7 @@ class TfliteExporter(ABC):
     FORMAT: ClassVar[Format] = "tflite"
     SCHEMES: ClassVar[frozenset[str]]
     METHODS: ClassVar[tuple[Method, ...]]
+    SPARSE: ClassVar[bool]
     MIXES: ClassVar[bool]
     WORKER: ClassVar[str]
     EXTRA: ClassVar[str]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.plan import SchemePlan
+from pipeline.exporters import SPARSE
 from pipeline.exporters.child import MISSING, Request, write_each
 
 # onnx2tf looks for this name in the working directory and downloads it otherwise, even
@@ -77,7 +78,9 @@ def _entry_point(tf: Any, keras: Any, input_name: str, output_name: str) -> tupl
 
 def _convert(tf: Any, owner: Any, function: Any, plan: SchemePlan, request: Request) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], owner)
-    if plan.weights != "float32":
+    if plan.variant == SPARSE:
+        converter.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
+    elif plan.weights != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if plan.weights == "float16":
         converter.target_spec.supported_types = [tf.float16]

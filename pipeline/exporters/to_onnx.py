@@ -50,6 +50,7 @@ class ToOnnx:
     FORMAT: ClassVar[Format] = "onnx"
     SCHEMES: ClassVar[frozenset[str]] = frozenset({"float32", "float16", "int8"})
     METHODS: ClassVar[tuple[Method, ...]] = ("min-max", "percentile", "entropy")
+    SPARSE: ClassVar[bool] = False
     MIXES: ClassVar[bool] = True
 
     opset: int = 18

@@ -24,6 +24,7 @@ class ToTfliteLitert(TfliteExporter):
         {"float32", "float16", "dynamic_range", "int8", "int16x8", "weight_only", "int4"}
     )
     METHODS: ClassVar[tuple[Method, ...]] = ("min-max", "mse")
+    SPARSE: ClassVar[bool] = False
     MIXES: ClassVar[bool] = True
     WORKER: ClassVar[str] = "litert_worker"
     EXTRA: ClassVar[str] = "litert"

@@ -24,6 +24,7 @@ class ToTfliteOnnx2Tf(TfliteExporter):
         {"float32", "float16", "dynamic_range", "int8", "int16x8"}
     )
     METHODS: ClassVar[tuple[Method, ...]] = ("min-max",)
+    SPARSE: ClassVar[bool] = True
     MIXES: ClassVar[bool] = False
     WORKER: ClassVar[str] = "onnx2tf_worker"
     EXTRA: ClassVar[str] = "onnx2tf"

@@ -14,6 +14,9 @@ from pipeline.core.rundir import RunDir, read_json
 
 SCHEMA_VERSION = 2
 
+#: What the quantize stage did and found beside its plan.
+_PREPARED = ("findings", "equalised", "corrected", "ranking", "qat", "dense_because")
+
 #: The stages a report is made of, in their order.
 STAGES = ("train", "prune", "compact", "quantize", "export", "profile")
 
@@ -65,10 +68,7 @@ def collect(folder: Path) -> dict[str, Any]:
         "quantization": {
             "files": metrics["quantize"]["files"],
             "calibration": metrics["quantize"]["calibration"],
-            **{
-                name: metrics["quantize"].get(name)
-                for name in ("findings", "equalised", "corrected", "ranking", "qat")
-            },
+            **{name: metrics["quantize"].get(name) for name in _PREPARED},
             "accuracy_control": metrics["export"].get("accuracy_control") or [],
         },
         "files": [

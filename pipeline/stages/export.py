@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import pipeline
-from pipeline.core.errors import PareError
+from pipeline.core.errors import OverBudget, PareError
 from pipeline.core.plan import Kept, SchemePlan
 from pipeline.core.record import digest
 from pipeline.core.rundir import read_json, write_json, write_text
@@ -31,7 +31,7 @@ def run(context: Context) -> dict[str, Any]:
     and never offered. What was not elected stays in ``candidates/``.
 
     Raises:
-        PareError: not one file could be made.
+        PareError: not one file could be made; ``OverBudget`` where a target needs one.
     """
     planned = read_json(context.inputs["quantize"] / "plan.json")
     plans = [_planned(context, SchemePlan(**values)) for values in planned["files"]]
@@ -47,9 +47,8 @@ def run(context: Context) -> dict[str, Any]:
         write_text(context.out / "mixed-precision.txt", _told(held, planned["ranking"]))
     good = [entry for entry in files if entry["state"] == "made"]
     if not good:
-        raise PareError(
-            "no file could be made. " + " ".join(str(entry["why"]) for entry in files)
-        )
+        kind = OverBudget if context.targets else PareError
+        raise kind("no file could be made. " + " ".join(str(entry["why"]) for entry in files))
     return {
         "summary": f"{len(good)} of {len(files)} files made and faithful to PyTorch "
         f"on {len(context.data.test)} test images",

@@ -10,13 +10,15 @@ from pipeline.core.plan import SchemePlan
 from pipeline.core.plugins import QUANTIZERS
 from pipeline.core.rundir import write_json
 from pipeline.core.wanted import Wanted, wanted
+from pipeline.exporters import SPARSE
 from pipeline.graph.fold import fold_batch_norm
+from pipeline.graph.sparse_inference import why_dense
 from pipeline.quantizers import Quantizer, describe
 from pipeline.stages.context import Context
 from pipeline.stages.preparing import corrected, equalised, findings, ranking, trained
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, fx
 
     from pipeline.core.plan import Calibration
 
@@ -32,9 +34,11 @@ def run(context: Context) -> dict[str, Any]:
     context.save_array("calibration.npy", images.numpy())
     network = fold_batch_norm(context.compacted())
     moved, network = equalised(context, network, images)
+    plans, dense = _with_sparse(plans, network)
     facts = {
         "files": [plan.model_dump(mode="json") for plan in plans],
         "calibration": calibration.model_dump(mode="json"),
+        "dense_because": dense,
         "findings": findings(context, network, plans, images),
         "equalised": moved,
         "corrected": corrected(context, network, plans, images),
@@ -47,6 +51,24 @@ def run(context: Context) -> dict[str, Any]:
         f"({calibration.split}), sha256 {calibration.sha256[:12]}",
         **facts,
     }
+
+
+def _with_sparse(
+    plans: list[SchemePlan], network: fx.GraphModule
+) -> tuple[list[SchemePlan], str | None]:
+    """Add a float file that stores no zeros, where a runtime would use it; or say why not."""
+    why = why_dense(network)
+    sparse = [
+        plan.model_copy(
+            update={
+                "variant": SPARSE,
+                "why": "no zeros stored; on Arm, XNNPACK computes with the other weights only",
+            }
+        )
+        for plan in plans
+        if not why and plan.name == "float32" and plan.format == "tflite"
+    ]
+    return [*plans, *sparse], why
 
 
 def _plans(context: Context) -> list[SchemePlan]:

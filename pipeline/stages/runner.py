@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -274,6 +274,31 @@ def demand_fit(report: dict[str, Any]) -> None:
     broken = [entry for entry in report.get("targets", []) if not entry["chosen"]]
     if broken:
         raise OverBudget("\n".join(_refusal(entry) for entry in broken))
+
+
+def demand_files(files: Sequence[dict[str, Any]], targets: Sequence[Target]) -> None:
+    """Refuse an export that left a target without any file of a form that it takes.
+
+    Args:
+        files: as the export stage records them.
+        targets: of the run.
+
+    Raises:
+        OverBudget: a line for each such target, with what became of its files.
+    """
+    lines = []
+    for target in targets:
+        limits = target.constraints
+        own = [
+            f for f in files if f["format"] in limits.formats and f["dtype"] in limits.dtypes
+        ]
+        if not any(f["state"] == "made" for f in own):
+            told = "; ".join(f"{f['file']} {f['state']}: {f['why']}" for f in own)
+            lines.append(
+                f"{target.id}: no file of a form that it takes ({told or 'none planned'})"
+            )
+    if lines:
+        raise OverBudget("\n".join(lines))
 
 
 def _refusal(target: dict[str, Any]) -> str:

@@ -20,11 +20,10 @@ from quantized_nets import (
 from torch import Tensor, fx, nn
 
 from pipeline.core.errors import PareError
-from pipeline.core.target import Granularity
+from pipeline.core.target import Granularity, Method
 from pipeline.graph.equalise import equalise
 from pipeline.graph.trace import trace
 from pipeline.quantizers._simulation import (
-    CalibrationMethod,
     Range,
     Rounding,
     affine,
@@ -151,7 +150,7 @@ def test_a_value_that_is_always_zero_and_whole_numbers_pass() -> None:
 
 
 @pytest.mark.parametrize("method", ["percentile", "mse", "entropy"])
-def test_methods_cut_off_what_is_rare(method: CalibrationMethod) -> None:
+def test_methods_cut_off_what_is_rare(method: Method) -> None:
     """One value of a million lies far outside; only min-max pays for it."""
     network = trace(nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()).eval(), (1, 32, 32))
     with torch.no_grad():
@@ -170,7 +169,7 @@ def test_methods_cut_off_what_is_rare(method: CalibrationMethod) -> None:
 
 
 @pytest.mark.parametrize("method", ["min-max", "percentile", "mse", "entropy"])
-def test_methods_keep_an_even_distribution_whole(method: CalibrationMethod) -> None:
+def test_methods_keep_an_even_distribution_whole(method: Method) -> None:
     network = trace(nn.Sequential(nn.Conv2d(1, 1, 1)).eval(), (1, 32, 32))
     images = torch.rand(100, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 4 - 2
     span = observe(network, images, method).values[names(network)[0]]
