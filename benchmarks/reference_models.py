@@ -92,15 +92,8 @@ def integer(seen: Audit) -> str:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    titles = [
-        "file",
-        "bytes",
-        "top-1 (95 % interval)",
-        "ms",
-        "MACs",
-        "int8 MACs, operators",
-        "by",
-    ]
+    titles = ["file", "bytes", "top-1 (95 % interval)", "ms", "MACs"]
+    titles += ["in int8: MACs, operators", "made by"]
     names = ("onnxruntime", "ai-edge-litert")
     tools = ", ".join(f"{name} {versions().get(name, '-')}" for name in names)
     lines = [

@@ -77,7 +77,7 @@ def _ranges(recipe: Any, request: Request) -> Any:
     """Return the smallest and largest value of each tensor over all calibration images.
 
     The quantizer's own calibration keeps a moving average of them, which cuts off what most
-    images don't reach: 13 dB of a ResNet8's outputs.
+    images don't reach.
     """
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
