@@ -3,7 +3,7 @@
     python benchmarks/export_matrix.py --data image-folder:PATH [--runs runs/benchmarks/matrix]
 
 Each network is trained on CIFAR-10 (JPEG) first, resnet8 on 20,000 images, conv4 on 10,000,
-mobilenet_v2 on 5,000, the others for a few epochs on 2,000: enough that their classes can be
+mobilenet_v2 on 5,000, the others for a few epochs on 1,500 to 2,000: enough that their classes can be
 told apart, not a figure to quote. The weights are kept, so that a change to the exporters does
 not train again. Then each is an ordinary run up to its files, without targets, so that every
 scheme is made by every exporter that offers it. Writes benchmarks/results/export_matrix.csv
@@ -24,7 +24,7 @@ from pipeline.core.artifact import versions
 from pipeline.core.rundir import write_text
 
 RESULTS = Path(__file__).parent / "results"
-FEW = {"data": {"per_class": 200, "size": 64}, "train": {"epochs": 4, "lr": 0.05}}
+FEW = {"data": {"per_class": 150, "size": 64}, "train": {"epochs": 3, "lr": 0.05}}
 #: Name in the table -> what the recipe says beyond the common part.
 NETWORKS: dict[str, dict[str, Any]] = {
     "resnet8": {

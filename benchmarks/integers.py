@@ -115,8 +115,8 @@ def head() -> list[str]:
         "",
         "CIFAR-10 (JPEG), 10,000 test images, 200 calibration images of the training split.",
         "Points are top-1 lost against the float network; times are medians of the int8 file",
-        f"divided by those of the float32 file of the same exporter, {TURNS} turns on one thread",
-        f"of an x86 processor. Made by `benchmarks/integers.py` with {tools}.",
+        f"divided by those of the float32 file of the same exporter, {TURNS} turns, one",
+        f"thread of an x86 processor. Made by `benchmarks/integers.py` with {tools}.",
         "",
     ]
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _EXTERNAL_FROM = 1_500_000_000  # bytes; protobuf ends at 2 GiB
 _MAX_DIFFERENCE = 1e-4  # of the largest logit, between the two ways to write a network
+_PERCENTILE = 99.99  # of the values lie in the range; what is outside is cut off
 _DYNAMO_FROM = 18  # the oldest opset that torch's newer exporter writes
 
 
@@ -341,6 +342,7 @@ def _quantized(job: _Job, plan: SchemePlan, model: nn.Module) -> Path:
         activation_type=QuantType.QUInt8 if plan.activations == "uint8" else QuantType.QInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=methods.get(plan.method or "", CalibrationMethod.MinMax),
+        extra_options={"CalibPercentile": _PERCENTILE},
         nodes_to_exclude=_nodes(ready, weights_of(model, {k.layer for k in plan.kept})),
     )
     constants = onnx.load(done).graph.initializer

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import PareError
 from pipeline.core.plan import Demand
-from pipeline.exporters import ExportFailure
+from pipeline.exporters import ExportFailure, to_onnx
 from pipeline.exporters.to_onnx import ToOnnx
+from pipeline.quantizers.float16 import Float16
 from pipeline.quantizers.float32 import Float32
 from pipeline.quantizers.int8 import Int8
 from pipeline.runtime.engines import open_model
@@ -207,3 +208,122 @@ class TestRefusals:
     def test_images_of_another_type(self, tmp_path: Path) -> None:
         with pytest.raises(PareError, match="calibration images are float64; give float32"):
             self.write(tmp_path, images=random_images(1, 8).astype(np.float64))
+
+
+def made_by(path: Path) -> list[str]:
+    return json.loads(path.with_name(f"{path.name}.json").read_text())["made_by"]
+
+
+class TestTheOlderExporter:
+    """Torch's newer exporter goes first; the older one where its file is not right."""
+
+    def write(self, tmp_path: Path, opset: int = 18):
+        images = random_images(1, 8)
+        exporter = ToOnnx(opset=opset)
+        files = exporter.write(
+            flat_net(), PLANS, signature(1, 8, batch=None), images, tmp_path, 60
+        )
+        logits = reference(flat_net(), images)
+        assert all(
+            judge(files[plan.name], plan.dtype, images, logits).passed for plan in PLANS
+        )
+        return files
+
+    def test_the_newer_one_goes_first(self, tmp_path: Path) -> None:
+        assert made_by(self.write(tmp_path)["float32"])[0].endswith("dynamo")
+
+    def test_a_file_that_computes_something_else_is_not_believed(
+        self, tmp_path: Path, monkeypatch
+    ) -> None:
+        honest = to_onnx._by_dynamo
+
+        def spoiled(model, *args, **options) -> None:
+            honest(spoil(model, random_images(1, 8), "fp32"), *args, **options)
+
+        monkeypatch.setattr(to_onnx, "_by_dynamo", spoiled)
+        files = self.write(tmp_path)
+        assert made_by(files["float32"])[0].endswith("torchscript")
+        assert made_by(files["int8"])[0].endswith("torchscript")
+
+    def test_where_neither_is_right_both_are_told(self, tmp_path: Path, monkeypatch) -> None:
+        def broken(*_args, **_options) -> None:
+            raise RuntimeError("no such operator")
+
+        monkeypatch.setattr(to_onnx, "_by_dynamo", broken)
+        monkeypatch.setattr(to_onnx, "_by_script", broken)
+        files = ToOnnx().write(
+            flat_net(), PLANS, signature(1, 8), random_images(1, 8), tmp_path, 60
+        )
+        assert (
+            "dynamo: RuntimeError: no such operator; torchscript: Ru" in files["int8"].reason
+        )
+
+    def test_an_old_opset_is_its_business(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, opset=15)["float32"]
+        assert onnx.load(path).opset_import[0].version == 15
+        assert made_by(path)[0].endswith("torchscript")
+
+
+def test_half_precision_keeps_its_border(tmp_path: Path) -> None:
+    plan, images = Float16.plan("onnx"), random_images(1, 8)
+    path = ToOnnx().write(flat_net(), [plan], signature(1, 8), images, tmp_path, 60)["float16"]
+    engine = open_model(path)
+    assert (engine.input.dtype, engine.output.dtype) == ("float32", "float32")
+    weights = onnx.load(path).graph.initializer
+    assert {w.data_type for w in weights if len(w.dims) > 1} == {onnx.TensorProto.FLOAT16}
+    error = np.abs(engine.run(images) - reference(flat_net(), images)).max()
+    assert 0 < error < 0.01
+
+
+@pytest.mark.parametrize(
+    ("activations", "kind"),
+    [("uint8", onnx.TensorProto.UINT8), ("int8", onnx.TensorProto.INT8)],
+)
+def test_activations_have_the_sign_that_the_processor_multiplies(
+    tmp_path: Path, activations, kind
+) -> None:
+    plan = Int8.plan("onnx", Demand(activations=activations))
+    files = ToOnnx().write(
+        flat_net(), [plan], signature(1, 8), random_images(1, 8), tmp_path, 60
+    )
+    proto = onnx.load(files[plan.name])
+    zeros = {c.name: c.data_type for c in proto.graph.initializer}
+    first = next(n for n in proto.graph.node if n.op_type == "QuantizeLinear")
+    assert zeros[first.input[2]] == kind
+
+
+def scales(path: Path) -> list[float]:
+    """Return the scales of the activations, in the order of the graph."""
+    proto = onnx.load(path)
+    stored = {c.name: onnx.numpy_helper.to_array(c) for c in proto.graph.initializer}
+    steps = [n for n in proto.graph.node if n.op_type == "QuantizeLinear"]
+    return [float(stored[step.input[1]].max()) for step in steps]
+
+
+def test_ranges_are_taken_as_the_plan_says(tmp_path: Path) -> None:
+    plain, spoiled = random_images(1, 8, n=400), random_images(1, 8, n=400)
+    spoiled[0, 0, 0, 0] = 1000  # one pixel of 25,600 far outside
+    found = {}
+    for method in ToOnnx.METHODS:
+        folder = tmp_path / method
+        images = plain if method == "entropy" else spoiled
+        plan = Int8.plan("onnx", method=method)
+        path = ToOnnx().write(flat_net(), [plan], signature(1, 8), images, folder, 60)["int8"]
+        assert json.loads((folder / f"{path.name}.json").read_text())["calibration"] == method
+        found[method] = scales(path)
+    # Only min-max gives the whole range of the input to one pixel.
+    assert found["min-max"][0] > 3 > 0.1 > found["percentile"][0]
+    assert found["entropy"][0] < (plain.max() - plain.min()) / 255
+
+
+def test_weights_stand_beside_a_file_that_could_not_hold_them(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(to_onnx, "_EXTERNAL_FROM", 1000)
+    images = random_images(1, 8)
+    path = ToOnnx().write(flat_net(), PLANS[:1], signature(1, 8), images, tmp_path, 60)[
+        "float32"
+    ]
+    beside = tmp_path / "model.float32.onnx.data"
+    assert beside.stat().st_size > path.stat().st_size
+    assert judge(path, "fp32", images, reference(flat_net(), images)).passed
