@@ -49,8 +49,9 @@ def test_exactly_the_budget_is_kept_and_the_outputs_are_equal(finished: Run) -> 
 def test_every_file_is_there_faithful_and_measured(finished: Run) -> None:
     files = {entry["file"]: entry for entry in finished.report["files"]}
     assert set(files) == {
-        "model.float32.onnx", "model.int8.onnx", "model.float32.tflite",
+        "model.float32.onnx", "model.float16.onnx", "model.int8.onnx", "model.float32.tflite",
         "model.float16.tflite", "model.dynamic_range.tflite", "model.int8.tflite",
+        "model.int8-per-tensor.tflite",
     }  # fmt: skip
     for name, entry in files.items():
         path = finished.path / "5-export" / name
