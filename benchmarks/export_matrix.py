@@ -4,12 +4,12 @@
 
 Each network is trained on CIFAR-10 (JPEG) first, resnet8 on 20,000 images, conv4 on 10,000,
 mobilenet_v2 on 5,000, the others for a few epochs on 1,500 to 2,000: enough that their classes
-can be told apart, not a figure to quote. The weights are kept, so that a change to the exporters
-does not train again. Then each is an ordinary run up to its files, without targets, so that
-every scheme is made by every exporter that offers it. Files are judged on 100 test images of
-each class, since some schemes take tens of milliseconds an image. Writes
-benchmarks/results/export_matrix.csv (one row a candidate) and export_matrix.md. A benchmark that
-was stopped goes on where it was.
+can be told apart, not a figure to quote. The weights are kept, so that a change to the
+exporters does not train again. Then each is an ordinary run up to its files, without targets,
+so that every scheme is made by every exporter that offers it. Files are judged on 100 test
+images of each class, since some schemes take tens of milliseconds an image. Writes
+benchmarks/results/export_matrix.csv (one row a candidate) and export_matrix.md. A benchmark
+that was stopped goes on where it was.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ benchmarks/results/quickstart.json.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ def main() -> None:
     text = replaced(text, "methods", methods())
     text = replaced(text, "comparison", comparison())
     text = replaced(text, "compaction", compaction())
+    text = replaced(text, "export", export())
     write_text(ROOT / "README.md", text)
     print("README.md is up to date with benchmarks/results.")
 
@@ -123,6 +126,50 @@ def compaction() -> str:
     plot = "![Parameters left by each tool](benchmarks/results/compaction.png)"
     more = "Every row is in [compaction.md](benchmarks/results/compaction.md)."
     return f"{table.strip()}\n\n{how.strip()} {more}\n\n{plot}"
+
+
+def export() -> str:
+    """Return what int8 costs and gives on each network of the export matrix."""
+    with (RESULTS / "export_matrix.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    states = Counter(row["state"] for row in rows)
+    lines = [
+        "| network | PyTorch | int8 TFLite, offered | bytes, time | int8 ONNX | bytes, time |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = {(r["file"], r["exporter"]): r for r in rows if r["network"] == name}
+        offered = {r["file"]: r for r in own.values() if r["elected"] == "True"}
+        top1 = next(r["network_top1"] for r in own.values() if r["network_top1"])
+        cells = [cell for form in ("tflite", "onnx") for cell in int8(offered, form)]
+        lines.append(f"| {name} | {float(top1):.1%} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            f"{len(rows)} candidates of eight networks, seven schemes and three exporters: "
+            f"{states['made']} made, {states['wrong']} wrong and never offered, "
+            f"{states['refused']} refused. Bytes and time (one thread of an x86 processor) are "
+            "parts of the float32 file's in the same format. Made by "
+            "`python benchmarks/export_matrix.py`; every candidate is in "
+            "[export_matrix.md](benchmarks/results/export_matrix.md), what helps integers in "
+            "[integers.md](benchmarks/results/integers.md), accuracy limits in "
+            "[mixed_precision.md](benchmarks/results/mixed_precision.md), and a ResNet8 beside "
+            "the MLPerf Tiny references in "
+            "[reference_models.md](benchmarks/results/reference_models.md).",
+            "",
+            *lines,
+        ]
+    )
+
+
+def int8(offered: dict[str, dict[str, str]], form: str) -> list[str]:
+    """Return top-1 and cost of a network's int8 file of one format, as two cells."""
+    file, plain = offered.get(f"model.int8.{form}"), offered.get(f"model.float32.{form}")
+    if file is None or plain is None:
+        return ["none is right", ""]
+    size = float(file["bytes"]) / float(plain["bytes"])
+    time = float(file["ms"]) / float(plain["ms"])
+    by = "" if form == "onnx" else f" ({file['exporter'].removeprefix('tflite_')})"
+    return [f"{float(file['top1']):.1%}{by}", f"{size:.2f}, {time:.2f}"]
 
 
 def replaced(text: str, name: str, content: str) -> str:
