@@ -143,22 +143,21 @@ def export() -> str:
         top1 = next(r["network_top1"] for r in own.values() if r["network_top1"])
         cells = [cell for form in ("tflite", "onnx") for cell in int8(offered, form)]
         lines.append(f"| {name} | {float(top1):.1%} | {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            f"{len(rows)} candidates of eight networks, seven schemes and three exporters: "
-            f"{states['made']} made, {states['wrong']} wrong and never offered, "
-            f"{states['refused']} refused. Bytes and time (one thread of an x86 processor) are "
-            "parts of the float32 file's in the same format. Made by "
-            "`python benchmarks/export_matrix.py`; every candidate is in "
-            "[export_matrix.md](benchmarks/results/export_matrix.md), what helps integers in "
-            "[integers.md](benchmarks/results/integers.md), accuracy limits in "
-            "[mixed_precision.md](benchmarks/results/mixed_precision.md), and a ResNet8 beside "
-            "the MLPerf Tiny references in "
-            "[reference_models.md](benchmarks/results/reference_models.md).",
-            "",
-            *lines,
-        ]
+    said = (
+        f"{len(rows)} candidates of eight networks, seven schemes and three exporters: "
+        f"{states['made']} made, {states['wrong']} wrong and never offered, "
+        f"{states['refused']} refused. Bytes and time (one thread of an x86 processor) are "
+        f"parts of the float32 file's in the same format. Made by "
+        f"`python benchmarks/export_matrix.py`; every candidate is in "
+        f"{linked('export_matrix')}, what helps integers in {linked('integers')}, accuracy "
+        f"limits in {linked('mixed_precision')}, and a ResNet8 beside the MLPerf Tiny "
+        f"references in {linked('reference_models')}."
     )
+    return "\n".join([said, "", *lines])
+
+
+def linked(name: str) -> str:
+    return f"[{name}.md](benchmarks/results/{name}.md)"
 
 
 def int8(offered: dict[str, dict[str, str]], form: str) -> list[str]:

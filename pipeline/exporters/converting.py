@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from pipeline.core.errors import PareError
 from pipeline.core.plan import SchemePlan
 from pipeline.core.signature import Signature
 from pipeline.core.target import Format, Method
@@ -131,7 +132,7 @@ class TfliteExporter(ABC):
         try:
             _check_weights(made, plan)
             return land(made, plan, signature, images, folder, self.MADE_BY)
-        except (UnfitFileError, EngineError) as error:
+        except (UnfitFileError, EngineError, PareError) as error:
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"\n{plan.file_name}:\n")
                 file.write("".join(traceback.format_exception(error)))

@@ -70,7 +70,23 @@ def _convert(plan: SchemePlan, request: Request) -> bytes:
     quantized = engine.quantize(ranges).quantized_model
     if quantized is None:
         raise RuntimeError("ai-edge-quantizer gave no file")
-    return bytes(quantized)
+    return _in_tables(bytes(quantized))
+
+
+def _in_tables(content: bytes) -> bytes:
+    """Return a file whose weights stand in its tables.
+
+    From 256 KB on the quantizer writes them behind the tables, a form meant for more than
+    2 GB that older runtimes don't read and that no metadata can be added to.
+    """
+    import numpy as np
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    for buffer in model.buffers:
+        if buffer.data is not None:
+            buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def _ranges(recipe: Any, request: Request) -> Any:
