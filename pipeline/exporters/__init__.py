@@ -95,9 +95,9 @@ class Exporter(Protocol):
 def offered(exporter: type[Exporter], plan: SchemePlan) -> str | None:
     """Return why an exporter does not offer what a plan asks for, or nothing if it does."""
     if plan.scheme not in exporter.SCHEMES:
-        return f"{exporter.__name__.removeprefix('To')} offers no {plan.scheme}"
+        return f"it offers no {plan.scheme}"
     if plan.variant == SPARSE and not exporter.SPARSE:
-        return f"{exporter.__name__.removeprefix('To')} offers no sparse weights"
+        return "it offers no sparse weights"
     if plan.kept and not exporter.MIXES:
         return "it cannot keep single layers in float"
     return None

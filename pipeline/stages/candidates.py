@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,6 @@ class Workshop:
     ranking: Sequence[Kept]
     room: Path
     opset: int
-    refusals: list[str] = field(default_factory=list)
 
     def make(self, plans: Sequence[SchemePlan]) -> dict[str, list[Made]]:
         """Return the candidates for each plan, by the name of its file."""
@@ -82,13 +81,17 @@ class Workshop:
         """
         limit = self.context.recipe.quantize.max_accuracy_drop
         assert limit is not None
-        key, kind = self._mixer(plan)
+        mixer = self._mixer(plan)
+        if mixer is None:
+            why = "no exporter in use can leave single layers in float"
+            return Control(kept=None, tries=(), why=why), None, []
+        key, kind = mixer
         paths: dict[int, Path | ExportFailure] = {}
 
         def drop_with(kept: tuple[Kept, ...]) -> float | None:
             if not kept:
-                drops = [self.examiner.drop(one.path) for one in made]
-                return min((d for d in drops if d is not None), default=None)
+                drops = map(self.examiner.lost, (one.candidate for one in made))
+                return min((drop for drop in drops if drop is not None), default=None)
             chosen = mixed(plan, kept)
             folder = self.room / f"{key}-{len(kept)}-in-float"
             network = self.networks[self._source(chosen)]
@@ -104,14 +107,14 @@ class Workshop:
         path = paths[len(found.kept)]
         return found, chosen, [self._examined(key, "trained", chosen, path)]
 
-    def _mixer(self, plan: SchemePlan) -> tuple[str, type[Exporter]]:
-        """Return the exporter that can leave single layers in float."""
+    def _mixer(self, plan: SchemePlan) -> tuple[str, type[Exporter]] | None:
+        """Return the exporter that can leave single layers in float, if one is in use."""
         asked = plan.model_copy(update={"kept": (Kept(layer="", why=""),)})
         for key in exporters(self.context.recipe.export.exporters):
             kind: type[Exporter] = EXPORTERS.load(key)[0]
             if plan.format == kind.FORMAT and not offered(kind, asked):
                 return key, kind
-        raise LookupError(f"no exporter of {plan.format} can leave layers in float")
+        return None
 
     def _batches(
         self, plans: Sequence[SchemePlan]

@@ -121,7 +121,14 @@ class Examiner:
         """Return the points of top-1 that a file loses on the validation split."""
         if isinstance(made, ExportFailure):
             return None
-        top1 = self._top1(open_model(made), self.data.validation)
+        return self._points(self._top1(open_model(made), self.data.validation))
+
+    def lost(self, candidate: Candidate) -> float | None:
+        """Return the points that a file loses which was examined before."""
+        top1 = candidate.validation_top1
+        return None if top1 is None else self._points(top1)
+
+    def _points(self, top1: float) -> float:
         return (self._validation_top1 - top1) * 100
 
     def _top1(self, engine: Engine, split: Split) -> float:

@@ -104,6 +104,6 @@ def test_missing_packages_name_the_extra(tmp_path: Path) -> None:
 
 def test_what_it_does_not_offer_is_refused_before_any_work(tmp_path: Path) -> None:
     plan = INT8.model_copy(update={"scheme": "ternary"})
-    with pytest.raises(PareError, match=r"cannot be made: TfliteLitert offers no ternary"):
+    with pytest.raises(PareError, match=r"cannot be made: it offers no ternary"):
         write(tmp_path / "out", [plan])
     assert not (tmp_path / "out").exists()
