@@ -63,23 +63,28 @@ def _table(title: str, columns: Sequence[_Column], rows: Sequence[Sequence[str]]
 
 
 def _files(report: dict[str, Any]) -> Table:
-    columns = [_Column(name) for name in ("file", "format", "scheme")]
+    columns = [_Column("file")]
     columns += [_Column(name, "right") for name in ("bytes", "gzip", "top-1")]
     columns.append(_Column("difference, agreement", "right", narrowest=11))
-    columns += [_Column(name, "right") for name in ("median ms", "p90 ms")]
-    return _table(_FILES, columns, [file_cells(entry) for entry in report["files"]])
+    columns += [_Column(name, "right") for name in ("median ms", "p90")]
+    return _table(_FILES, columns, [_shown(entry) for entry in report["files"]])
+
+
+def _shown(entry: dict[str, Any]) -> list[str]:
+    """Return the cells without format and scheme: the file's name says both."""
+    file, _, _, *figures = file_cells(entry)
+    return [file, *figures]
 
 
 def _file_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for entry in report["files"]:
-        file, form, scheme, size, gzip, top1, parity, median, p90 = file_cells(entry)
+        file, size, gzip, top1, parity, median, p90 = _shown(entry)
         if entry["state"] == "refused":
-            lines += [file, f"  {form} {scheme}", f"  {parity}"]
+            lines += [file, f"  {parity}"]
             continue
         lines += [
             file,
-            f"  {form} {scheme}",
             f"  {size} bytes, gzip {gzip}",
             f"  top-1 {top1}, {parity}",
             f"  median {median} ms, p90 {p90} ms",
@@ -89,9 +94,10 @@ def _file_lines(report: dict[str, Any]) -> list[str]:
 
 def file_cells(entry: dict[str, Any]) -> list[str]:
     """Return the cells of one file's row; a missing figure is a dash, never a zero."""
-    head = [entry["file"], entry["format"], entry["scheme"]]
+    scheme = "-".join(filter(None, [entry["scheme"], entry.get("variant")]))
+    head = [entry["file"], entry["format"], scheme]
     if entry["state"] == "refused":
-        return [*head, "-", "-", "-", "refused", "-", "-"]
+        return [*head, "-", "-", "-", "REFUSED", "-", "-"]
     parity = entry["parity"]
     timing = entry.get("latency") or []
     first = timing[0] if timing else None

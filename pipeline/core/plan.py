@@ -122,3 +122,9 @@ class Calibration(Record):
     minimum: float
     maximum: float
     sha256: str
+
+    @property
+    def words(self) -> str:
+        """Say what it is in a line, for the metadata of a file."""
+        what = "random noise" if self.split == "noise" else f"images of the {self.split} split"
+        return f"{self.count} {what}, sha256 {self.sha256}"

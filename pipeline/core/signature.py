@@ -27,6 +27,7 @@ class Signature(Record):
         classes: the name of each logit, in order.
         preprocessing: whether the caller normalises, or the file itself: ``outside`` wants
             ``(pixel / 255 - mean) / std``, ``baked`` raw pixels from 0 to 255.
+        calibrated_on: what the ranges of a calibrated file were taken from, in words.
         batch: images a call; ``None`` where the caller chooses at each call.
         producer: the program and version that wrote the file.
         recipe_hash: digest of the resolved recipe.
@@ -42,6 +43,7 @@ class Signature(Record):
     std: list[float]
     classes: list[str] = Field(min_length=1)
     preprocessing: Literal["outside", "baked"] = "outside"
+    calibrated_on: str | None = None
     batch: int | None = Field(default=1, ge=1)
     producer: str
     recipe_hash: str

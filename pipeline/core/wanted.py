@@ -63,7 +63,7 @@ class _Limits(Record):
 def _pairs(
     targets: Sequence[Target], extra: Sequence[Dtype]
 ) -> Iterator[tuple[Format, Dtype, _Limits | None]]:
-    """Yield what each target takes, those that ask for most first, then the extras."""
+    """Yield what each target takes, those that ask for scales first, then the extras."""
     formats: dict[Format, None] = {}
     for target in sorted(
         targets, key=lambda t: (t.constraints.int8_granularity is None, t.id)
@@ -76,10 +76,6 @@ def _pairs(
     for format_ in formats or get_args(Format):
         for dtype in extra if targets else (*BASIC, *extra):
             yield format_, dtype, None
-
-
-def _asks_little(target: Target) -> tuple[bool, str]:
-    return target.constraints.int8_granularity is None, target.id
 
 
 def _demand(limits: _Limits | None, format_: Format, dtype: Dtype) -> Demand:

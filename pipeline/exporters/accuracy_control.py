@@ -31,16 +31,19 @@ class Control(Record):
     """The fewest layers in float with which the limit holds, and all that was tried.
 
     Attributes:
+        file: name of the file with all layers in integers.
         kept: these layers; ``None`` where the limit held with none, or with no number.
         why: what came of it, in a sentence.
     """
 
+    file: str
     kept: tuple[Kept, ...] | None
     tries: tuple[Try, ...]
     why: str
 
 
 def control(
+    file: str,
     ranking: Sequence[Kept],
     limit: float,
     drop_with: Callable[[tuple[Kept, ...]], float | None],
@@ -51,6 +54,7 @@ def control(
     and measures it, so what counts is the file and not a simulation of it.
 
     Args:
+        file: name of the file with all layers in integers.
         ranking: every layer that could stay in float, the most sensitive first.
         limit: points of top-1 that may be lost on the validation split.
         drop_with: makes a file with some layers in float and returns the points it loses.
@@ -64,14 +68,20 @@ def control(
             tries[count] = Try(in_float=count, drop=drop, holds=good)
         return tries[count].holds
 
+    def found(kept: tuple[Kept, ...] | None, why: str) -> Control:
+        made = tuple(tries[count] for count in sorted(tries))
+        return Control(file=file, kept=kept, tries=made, why=why)
+
     if holds(0):
-        return _found(None, tries, f"{_points(tries[0])}, within the limit of {limit:g}")
+        return found(None, f"{_points(tries[0])}, within the limit of {limit:g}")
+    if not ranking:
+        return found(None, f"{_points(tries[0])}, limit {limit:g}; no layer can stay in float")
     high = 1
     while high < len(ranking) and not holds(high):
         high = min(2 * high, len(ranking))
-    if not ranking or not holds(high):
+    if not holds(high):
         why = f"even with {high} layers in float the limit of {limit:g} points does not hold"
-        return _found(None, tries, why)
+        return found(None, why)
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
@@ -80,7 +90,7 @@ def control(
         f"all layers in integers: {_points(tries[0])}, limit {limit:g}; with {high} of "
         f"{len(ranking)} in float: {_points(tries[high])}"
     )
-    return _found(tuple(ranking[:high]), tries, why)
+    return found(tuple(ranking[:high]), why)
 
 
 def mixed(plan: SchemePlan, kept: tuple[Kept, ...]) -> SchemePlan:
@@ -100,9 +110,8 @@ def _takes_pixels(plan: SchemePlan) -> bool:
     return plan.format == "onnx" and plan.input_dtype == "uint8"
 
 
-def _found(kept: tuple[Kept, ...] | None, tries: dict[int, Try], why: str) -> Control:
-    return Control(kept=kept, tries=tuple(tries[count] for count in sorted(tries)), why=why)
-
-
 def _points(one: Try) -> str:
-    return "no file" if one.drop is None else f"{one.drop:.2f} points lost on validation"
+    if one.drop is None:
+        return "no file"
+    word = "lost" if one.drop >= 0 else "gained"
+    return f"{abs(one.drop):.2f} points {word} on validation"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +46,7 @@ class Request:
         """Read a request that ``converting`` wrote; from here on nothing reaches a network."""
         sys.addaudithook(_refuse_network)
         values = json.loads(path.read_text(encoding="utf-8"))
+        threading.Thread(target=_end_with, args=(values["parent"],), daemon=True).start()
         with np.load(values["kept"], allow_pickle=False) as kept:
             weights = dict(kept)
         return cls(
@@ -71,6 +76,13 @@ def write_each(plans: list[SchemePlan], convert: Callable[[SchemePlan], bytes]) 
         part = made.with_name(f"{made.name}.part")
         part.write_bytes(content)
         part.replace(made)
+
+
+def _end_with(parent: int) -> None:
+    """End this process and its children when the run that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:

@@ -158,6 +158,7 @@ def _write_request(
         "input_name": signature.input_name,
         "output_name": signature.output_name,
         "plans": [plan.model_dump(mode="json") for plan in plans],
+        "parent": os.getpid(),
     }
     request = room / "request.json"
     request.write_text(json.dumps(values), encoding="utf-8")

@@ -122,6 +122,7 @@ def metadata(
         "activations": plan.activations,
         "granularity": plan.granularity,
         "calibration": plan.method,
+        "calibrated_on": signature.calibrated_on if plan.is_calibrated else None,
         "layers_in_float": [one.layer for one in plan.kept] or None,
         "input_dtype": plan.input_dtype,
         "output_dtype": plan.output_dtype,

@@ -9,8 +9,9 @@ import jinja2
 import tomli_w
 from markupsafe import Markup
 
-from pipeline.report import pictures, quantization, tables, verdicts
+from pipeline.report import candidates, pictures, quantization, tables, verdicts
 from pipeline.report.tables import Table
+from pipeline.report.wording import TIMES
 
 
 def page(report: dict[str, Any]) -> str:
@@ -34,6 +35,7 @@ def page(report: dict[str, Any]) -> str:
         headline=verdicts.headline(report),
         cards=verdicts.cards(report),
         tables=tables,
+        candidates=candidates,
         quantization=quantization,
         training=pictures.training(report),
         layers=pictures.layers(report),
@@ -49,7 +51,7 @@ def _tied(text: str) -> str:
     >>> _tied("95 %, 3 ms")
     '95\xa0%, 3\xa0ms'
     """
-    for loose in (" = ", " %", " B", " ms"):
+    for loose in (" = ", " %", " B", " ms", " dB", f" {TIMES} ", "p90 ", "PSNR "):
         text = text.replace(loose, loose.replace(" ", "\N{NO-BREAK SPACE}"))
     return text
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import tomli_w
 
-from pipeline.report import quantization, tables, verdicts
+from pipeline.report import candidates, quantization, tables, verdicts
 from pipeline.report.tables import Cell, Column, Table
 from pipeline.report.wording import DASH
 
@@ -23,13 +23,10 @@ def text(report: dict[str, Any]) -> str:
         *_section("Verdicts", _verdicts(report)),
         *_lost(report),
         *_section("Files", tables.files(report)),
-        *_section("What is really integer", quantization.audits(report), level=3),
-        *_section("Who made them", quantization.candidates(report), level=3),
-        *map(_plain, quantization.told(report)),
-        *_section("Layers that stay in float", quantization.control(report), level=3),
-        *_section(
-            "What in the network hurts integers", quantization.findings(report), level=3
-        ),
+        *_tally(report),
+        *_section("Who made them", candidates.offered(report), level=3),
+        *_folded("Every candidate", candidates.figures(report)),
+        *_integers(report),
         *_section("The network", tables.scores(report)),
         *_section("What was cut and why", tables.layers(report)),
         *_widths(report),
@@ -46,6 +43,40 @@ def text(report: dict[str, Any]) -> str:
         _fenced(tomli_w.dumps(report["recipe"]), "Recipe"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _tally(report: dict[str, Any]) -> list[str]:
+    """Count the files by state, where not all are made."""
+    found = tables.tally(report)
+    if [one.state for one in found] in ([], ["made"]):
+        return []
+    return [
+        _plain(". ".join(f"{one.total} {one.state}: {one.meaning}" for one in found) + ".")
+    ]
+
+
+def _integers(report: dict[str, Any]) -> list[str]:
+    """Return what is said of integers: what is really so, what it cost, what was done."""
+    parts = [
+        *_section("What is really integer", quantization.audits(report), level=3),
+        *_folded("Every float part", quantization.islands(report)),
+        *_section("Holding the accuracy limit", quantization.control(report), level=3),
+        *_folded("Layer by layer", quantization.layers(report)),
+        *_section("Training with rounding", quantization.gains(report), level=3),
+        *_section("What hurts integers", quantization.findings(report), level=3),
+        *_folded("Every finding", quantization.all_findings(report)),
+    ]
+    told = [f"- {_plain(line)}" for line in quantization.told(report)]
+    if told:
+        parts += ["### Done to the network for its integers", "\n".join(told)]
+    return parts
+
+
+def _folded(title: str, table: Table) -> list[str]:
+    """Return a long table that is opened on demand, or nothing where it has no row."""
+    if not table.rows:
+        return []
+    return [f"<details><summary>{title}</summary>\n\n{_table(table)}\n\n</details>"]
 
 
 def _widths(report: dict[str, Any]) -> list[str]:

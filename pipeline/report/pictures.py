@@ -299,20 +299,23 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         f"top-1 in % with its 95 % interval, n = {whole(images)}; median ms on the host with "
         f"{plural(threads, 'thread')}, n = {whole(runs)}; both measured"
     )
-    schemes = list(dict.fromkeys(entry["scheme"] for entry in found))
+    schemes = list(dict.fromkeys(_scheme(entry) for entry in found))
     formats = list(dict.fromkeys(entry["format"] for entry in found))
 
     def draw(axes: Any) -> None:
         for index, entry in enumerate(found):
             median, top1 = entry["latency"][0]["median"], entry["parity"]["top1"]
-            colour = _SERIES[schemes.index(entry["scheme"]) % len(_SERIES)]
+            place = schemes.index(_scheme(entry))
+            colour = _SERIES[place % len(_SERIES)]
             marker = "os^Dv"[formats.index(entry["format"]) % 5]
             y = 100 * top1["value"]
             low, high = (100 * end for end in top1["spread"]) if top1["spread"] else (y, y)
             axes.errorbar(
                 [median["value"]], [y], yerr=[[max(0, y - low)], [max(0, high - y)]],
                 fmt=marker, color=colour, elinewidth=0.9, capsize=2, label=_short(entry),
-                markersize=max(4, 9 - index), markerfacecolor="none", markeredgewidth=1.5,
+                markersize=max(4, 9 - index), markeredgewidth=1.5,
+                # When the colours come round again, the marks are filled.
+                markerfacecolor="none" if place < len(_SERIES) else colour,
             )  # fmt: skip
         values = [entry["latency"][0]["median"]["value"] for entry in found]
         if max(values) > 20 * min(values):
@@ -332,8 +335,11 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
 
 def _short(entry: dict[str, Any]) -> str:
     wrong = " (wrong)" if entry["state"] == "wrong" else ""
-    name = "-".join(filter(None, [entry["scheme"], entry.get("variant")]))
-    return f"{name} {entry['format']}{wrong}"
+    return f"{_scheme(entry)} {entry['format']}{wrong}"
+
+
+def _scheme(entry: dict[str, Any]) -> str:
+    return "-".join(filter(None, [entry["scheme"], entry.get("variant")]))
 
 
 def _name_rows(axes: Any, found: list[dict[str, Any]], said: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.report.wording import (
     DASH,
+    TIMES,
     accuracy_interval,
     change,
     milliseconds,
@@ -14,12 +15,19 @@ from pipeline.report.wording import (
     part,
     percent,
     plural,
+    points,
     whole,
 )
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 _MOST_STAYED = 10
 _WHERE_ALL_ARE = "each is in channels.json of the compact stage"
+_STATES = {"made": GOOD, "refused": OPEN, "wrong": BAD}
+_MEANINGS = {
+    "made": "faithful to PyTorch, and offered",
+    "refused": "no exporter gave a file",
+    "wrong": "there is a file, but it is not faithful or not accurate enough; never offered",
+}
 _RESULTS = {True: ("pass", GOOD), False: ("FAIL", BAD), None: ("unknown", OPEN)}
 
 
@@ -53,9 +61,9 @@ def files(report: dict[str, Any]) -> Table:
     images = _shared_n([e["parity"]["top1"] for e in report["files"] if e.get("parity")])
     runs = _shared_n([timing["median"] for timing in timings])
     columns = [
-        Column("File", "format, scheme"),
+        Column("File", "and its exporter"),
         Column("Size", "bytes, measured", numeric=True),
-        Column("gzip -9", "and zstd -19, measured", numeric=True),
+        Column("gzip -9", "zstd -19, measured", numeric=True),
         Column("Top-1", f"measured{images}", numeric=True),
         Column("Parity", "with PyTorch, measured"),
         *(
@@ -76,6 +84,25 @@ def files(report: dict[str, Any]) -> Table:
     return Table(columns, rows)
 
 
+class Tally(NamedTuple):
+    """How many files are in one state, and what that state means."""
+
+    total: int
+    state: str
+    mark: str
+    meaning: str
+
+
+def tally(report: dict[str, Any]) -> list[Tally]:
+    """Count the files by their state, each with what it means."""
+    states = [entry["state"] for entry in report["files"]]
+    return [
+        Tally(states.count(state), state, _STATES[state], _MEANINGS[state])
+        for state in _STATES
+        if state in states
+    ]
+
+
 def _shared_n(measures: list[dict[str, Any]]) -> str:
     """Return the n that all figures of a column share, for its title, or nothing."""
     found = {measure["n"] for measure in measures}
@@ -91,7 +118,7 @@ def _file_row(
 ) -> list[Cell]:
     parity = entry.get("parity")
     row = [
-        Cell(entry["file"], f"{entry['format']}, {entry['scheme']}", "code"),
+        Cell(entry["file"], _maker(entry), "code"),
         Cell(whole(entry.get("bytes"))),
         Cell(whole(entry.get("gzip_bytes")), _zstd(entry)),
         _top1(parity["top1"], images_said) if parity else Cell(DASH),
@@ -101,7 +128,15 @@ def _file_row(
     row += [_timing(timed.get(count), runs_said, floats.get(count)) for count in threads]
     if entry["state"] == "made":
         return [*row, Cell("made", mark=GOOD)]
-    return [*row, Cell(entry["state"].upper(), entry["why"], BAD)]
+    return [*row, Cell(entry["state"].upper(), entry["why"], _STATES[entry["state"]])]
+
+
+def _maker(entry: dict[str, Any]) -> str:
+    """Say who made a file; of older runs, what it is."""
+    if not entry.get("exporter"):
+        return f"{entry['format']}, {entry['scheme']}"
+    name = entry["exporter"].removeprefix("tflite_")
+    return f"by {name}{', QAT' if entry.get('weights') == 'qat' else ''}"
 
 
 def _top1(top1: dict[str, Any], n_said: bool) -> Cell:
@@ -112,7 +147,7 @@ def _top1(top1: dict[str, Any], n_said: bool) -> Cell:
 
 
 def _zstd(entry: dict[str, Any]) -> str:
-    return whole(entry["zstd_bytes"]) if entry.get("zstd_bytes") else ""
+    return f"zstd {whole(entry['zstd_bytes'])}" if entry.get("zstd_bytes") else ""
 
 
 def _timing(
@@ -123,7 +158,7 @@ def _timing(
     note = f"p90 {milliseconds(timing['p90'])}"
     if in_float and in_float is not timing:
         ratio = timing["median"]["value"] / in_float["median"]["value"]
-        note += f", {number(ratio)} of float32"
+        note += f", {number(ratio)} {TIMES} float32"
     if not n_said:
         note += f", n = {whole(timing['median']['n'])}"
     return Cell(milliseconds(timing["median"]), note)
@@ -131,7 +166,7 @@ def _timing(
 
 def _parity(parity: dict[str, Any]) -> tuple[str, str]:
     """Say how often a file decides like PyTorch, and its largest difference in its unit."""
-    agreement = f"{percent(parity['agreement'], 1)} same class"
+    agreement = f"{percent(parity['agreement'], 1)} same class{_change(parity)}"
     if parity["max_steps"] is not None:
         said = [f"largest difference {number(parity['max_steps'])} output steps"]
     elif parity["max_abs_difference"] is not None:
@@ -146,6 +181,14 @@ def _parity(parity: dict[str, Any]) -> tuple[str, str]:
             f"worst class {worst['name']}: {lost:.0f} of {whole(worst['n'])} more wrong"
         )
     return agreement, ", ".join(said)
+
+
+def _change(parity: dict[str, Any]) -> str:
+    """Write what the file's accuracy is against that of the network, where it differs."""
+    network, own = parity.get("network_top1"), parity["top1"]["value"]
+    return (
+        f", {points(own - network)} of top-1" if network is not None and network != own else ""
+    )
 
 
 def _threads(report: dict[str, Any]) -> list[int]:
@@ -379,13 +422,19 @@ def plan(report: dict[str, Any]) -> Table:
             Cell(scheme["weights"]),
             Cell(scheme["activations"]),
             Cell(scheme["granularity"] or DASH),
-            Cell(f"{scheme['input_dtype']}, {scheme['output_dtype']}"),
-            Cell(scheme["method"] or DASH),
+            Cell(_border(scheme)),
+            Cell(scheme.get("method") or DASH),
             Cell(scheme["why"]),
         ]
         for scheme in report["quantization"]["files"]
     ]
     return Table([Column(title) for title in titles], rows)
+
+
+def _border(scheme: dict[str, Any]) -> str:
+    """Return the types of a file's input and output; older runs have one for both."""
+    border = scheme.get("io_dtype") or DASH
+    return f"{scheme.get('input_dtype', border)}, {scheme.get('output_dtype', border)}"
 
 
 def _scheme(plan: dict[str, Any]) -> str:
@@ -399,6 +448,7 @@ def calibration(report: dict[str, Any]) -> Table:
     classes = ", ".join(f"{name}: {whole(n)}" for name, n in found["class_histogram"].items())
     rows = [
         ("Images", f"{whole(found['count'])} of {_split(found['split'])}"),
+        ("Method", f"{found['method']} of each tensor" if found.get("method") else DASH),
         ("Seed", str(found["seed"])),
         ("Normalised range", f"{number(found['minimum'])} to {number(found['maximum'])}"),
         ("SHA-256", found["sha256"]),

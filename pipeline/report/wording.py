@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 DASH = "\N{EN DASH}"  # what is not known is never a zero
-_MINUS = "\N{MINUS SIGN}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def number(value: float | None) -> str:
@@ -44,6 +45,17 @@ def percent(share: float | None, digits: int = 2) -> str:
     return DASH if share is None else f"{100 * share:.{digits}f} %"
 
 
+def points(difference: float) -> str:
+    """Write a difference of two fractions in points, with its sign.
+
+    >>> points(-0.0084) == f"{MINUS}0.84 points", points(0.0556), points(0.0)
+    (True, '+5.56 points', 'equal')
+    """
+    if abs(difference) < 5e-5:
+        return "equal"
+    return f"{MINUS if difference < 0 else '+'}{100 * abs(difference):.2f} points"
+
+
 def part(some: int | None, total: int | None) -> str:
     """Write what part of a total some are.
 
@@ -63,7 +75,7 @@ def change(before: int | None, after: int | None) -> str:
         return DASH
     if after == before:
         return "unchanged"
-    sign = _MINUS if after < before else "+"
+    sign = MINUS if after < before else "+"
     return f"{sign}{100 * abs(after - before) / before:.1f} %"
 
 

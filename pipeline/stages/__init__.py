@@ -123,12 +123,14 @@ def run(
         'model.int8.tflite'
     """
     from pipeline.core.recipe import Recipe
-    from pipeline.stages.runner import Quiet, Runner, demand_fit
+    from pipeline.stages.runner import Quiet, Runner, demand_files, demand_fit
     from pipeline.stages.terminal import Terminal
 
     loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     loaded.check()
     runner = Runner(loaded, out, Quiet() if quiet else Terminal())
     result = runner.run(fresh=fresh, until=until)
+    if until == "export":
+        demand_files(result.artifacts["export"].metrics["files"], runner.targets)
     demand_fit(result.report)
     return result

@@ -82,16 +82,14 @@ class Workshop:
         limit = self.context.recipe.quantize.max_accuracy_drop
         assert limit is not None
         mixer = self._mixer(plan)
-        if mixer is None:
-            why = "no exporter in use can leave single layers in float"
-            return Control(kept=None, tries=(), why=why), None, []
-        key, kind = mixer
         paths: dict[int, Path | ExportFailure] = {}
 
         def drop_with(kept: tuple[Kept, ...]) -> float | None:
             if not kept:
                 drops = map(self.examiner.lost, (one.candidate for one in made))
                 return min((drop for drop in drops if drop is not None), default=None)
+            assert mixer is not None, "without one there is no ranking to keep layers of"
+            key, kind = mixer
             chosen = mixed(plan, kept)
             folder = self.room / f"{key}-{len(kept)}-in-float"
             network = self.networks[self._source(chosen)]
@@ -100,12 +98,13 @@ class Workshop:
             return self.examiner.drop(written[chosen.name])
 
         # With all in float it would be another scheme: the least sensitive layer stays.
-        found = control(self.ranking[:-1], limit, drop_with)
-        if not found.kept:
+        ranking = self.ranking[:-1] if mixer else ()
+        found = control(plan.file_name, ranking, limit, drop_with)
+        if not found.kept or mixer is None:
             return found, None, []
         chosen = mixed(plan, found.kept)
         path = paths[len(found.kept)]
-        return found, chosen, [self._examined(key, "trained", chosen, path)]
+        return found, chosen, [self._examined(mixer[0], "trained", chosen, path)]
 
     def _mixer(self, plan: SchemePlan) -> tuple[str, type[Exporter]] | None:
         """Return the exporter that can leave single layers in float, if one is in use."""
@@ -170,7 +169,11 @@ class Workshop:
 
 def exporters(asked: Sequence[str]) -> list[str]:
     """Return the keys of the exporters to use, in the order in which they are listed."""
-    return [key for key in EXPORTERS.plugins() if not asked or key in asked]
+    listed = list(EXPORTERS.plugins())
+    if not asked:
+        return listed
+    named = {*asked, *(name.replace("-", "_") for name in asked)}
+    return [key for key in listed if key in named] + [key for key in asked if ":" in key]
 
 
 def choose(plan: SchemePlan, made: Sequence[Made], out: Path) -> dict[str, Any]:
@@ -200,6 +203,9 @@ def choose(plan: SchemePlan, made: Sequence[Made], out: Path) -> dict[str, Any]:
         "scheme": plan.scheme,
         "variant": plan.variant,
         "dtype": plan.dtype,
+        "granularity": plan.granularity,
+        "input_dtype": plan.input_dtype,
+        "output_dtype": plan.output_dtype,
         "kept": [one.model_dump() for one in plan.kept],
         "candidates": [candidate.model_dump(mode="json") for candidate in candidates],
         "elected": election.why,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 import pipeline
 from pipeline.core.errors import OverBudget, PareError
-from pipeline.core.plan import Kept, SchemePlan
+from pipeline.core.plan import Calibration, Kept, SchemePlan
 from pipeline.core.record import digest
 from pipeline.core.rundir import read_json, write_json, write_text
 from pipeline.core.signature import Signature
@@ -35,7 +34,8 @@ def run(context: Context) -> dict[str, Any]:
     """
     planned = read_json(context.inputs["quantize"] / "plan.json")
     plans = [_planned(context, SchemePlan(**values)) for values in planned["files"]]
-    workshop = _workshop(context, [Kept(**one) for one in planned["ranking"]])
+    ranking = [Kept(**one) for one in planned["ranking"]]
+    workshop = _workshop(context, ranking, Calibration(**planned["calibration"]).words)
     made = workshop.make(plans)
     held = _hold_accuracy(workshop, plans, made)
     plans += [plan for _, plan in held if plan.kept]
@@ -61,7 +61,7 @@ def _planned(context: Context, plan: SchemePlan) -> SchemePlan:
     return plan.for_pixels() if context.recipe.export.preprocessing == "baked" else plan
 
 
-def _workshop(context: Context, ranking: Sequence[Kept]) -> Workshop:
+def _workshop(context: Context, ranking: Sequence[Kept], calibrated_on: str) -> Workshop:
     data, options = context.data, context.recipe.export
     calibration = np.load(context.inputs["quantize"] / "calibration.npy", allow_pickle=False)
     pixels = options.preprocessing == "baked"
@@ -73,7 +73,7 @@ def _workshop(context: Context, ranking: Sequence[Kept]) -> Workshop:
         context=context,
         examiner=Examiner(data, context.compacted(), found["qat"], context.recipe, pixels),
         networks=networks,
-        signature=_signature(context),
+        signature=_signature(context, calibrated_on),
         calibration=as_taken(calibration, data.mean, data.std) if pixels else calibration,
         ranking=ranking,
         room=context.out / "candidates",
@@ -81,7 +81,7 @@ def _workshop(context: Context, ranking: Sequence[Kept]) -> Workshop:
     )
 
 
-def _signature(context: Context) -> Signature:
+def _signature(context: Context, calibrated_on: str) -> Signature:
     data, options = context.data, context.recipe.export
     channels, height, width = data.shape
     return Signature(
@@ -96,6 +96,7 @@ def _signature(context: Context) -> Signature:
         producer=f"pare {pipeline.__version__}",
         recipe_hash=digest(context.recipe.model_dump(mode="json")),
         licence=options.licence,
+        calibrated_on=calibrated_on,
     )
 
 
@@ -115,9 +116,11 @@ def _hold_accuracy(
 
 
 def _tidy(workshop: Workshop) -> None:
-    """Remove what was made on the way; candidates that lost stay."""
+    """Remove what was made on the way, but not its logs; candidates that lost stay."""
     for folder in workshop.room.glob("*-in-float"):
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            if path.is_file():
+                path.unlink()
 
 
 def _warn(context: Context, files: Sequence[dict[str, Any]]) -> None:

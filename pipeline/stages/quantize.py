@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.core.errors import PareError
 from pipeline.core.plan import SchemePlan
 from pipeline.core.plugins import QUANTIZERS
 from pipeline.core.rundir import write_json
@@ -78,11 +79,29 @@ def _plans(context: Context) -> list[SchemePlan]:
         quantizer = QUANTIZERS.load(key)[0]
         by_dtype[quantizer.DTYPE] = quantizer
     extra = [QUANTIZERS.load(key)[0].DTYPE for key in options.schemes]
-    return [
+    plans = [
         by_dtype[want.dtype].plan(want.format, want.demand, options.method)
         for want in wanted(context.targets, extra)
         if _is_possible(want, by_dtype)
     ]
+    for key, dtype in zip(options.schemes, extra, strict=True):
+        if not any(plan.dtype == dtype for plan in plans):
+            known = " or ".join(by_dtype[dtype].FORMATS)
+            context.reporter.warn(
+                f"quantize.schemes: {key} is written as {known} only, which no target takes; "
+                "no file of it is made."
+            )
+    if not plans:
+        forms = "; ".join(
+            f"{t.id} takes {', '.join(t.constraints.dtypes)} as "
+            f"{' or '.join(t.constraints.formats)}"
+            for t in context.targets
+        )
+        raise PareError(
+            f"no target takes a file that can be made: {forms}. `pare list quantizers` says "
+            "what there is; add a format or a dtype to the target."
+        )
+    return plans
 
 
 def _is_possible(want: Wanted, by_dtype: dict[str, type[Quantizer]]) -> bool:

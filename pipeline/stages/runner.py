@@ -17,7 +17,7 @@ from pipeline.core.plugins import EXPORTERS, QUANTIZERS
 from pipeline.core.recipe import Recipe, check_listed, fingerprint
 from pipeline.core.record import digest
 from pipeline.core.rundir import RunDir, is_full, read_json, write_text
-from pipeline.core.target import Target
+from pipeline.core.target import Constraints, Target
 from pipeline.core.wanted import batch, opset, wanted
 from pipeline.stages import STAGES, Stage, check_order, named
 from pipeline.stages.context import Context, Shared
@@ -288,10 +288,7 @@ def demand_files(files: Sequence[dict[str, Any]], targets: Sequence[Target]) -> 
     """
     lines = []
     for target in targets:
-        limits = target.constraints
-        own = [
-            f for f in files if f["format"] in limits.formats and f["dtype"] in limits.dtypes
-        ]
+        own = [file for file in files if _is_taken(file, target.constraints)]
         if not any(f["state"] == "made" for f in own):
             told = "; ".join(f"{f['file']} {f['state']}: {f['why']}" for f in own)
             lines.append(
@@ -299,6 +296,17 @@ def demand_files(files: Sequence[dict[str, Any]], targets: Sequence[Target]) -> 
             )
     if lines:
         raise OverBudget("\n".join(lines))
+
+
+def _is_taken(file: dict[str, Any], limits: Constraints) -> bool:
+    """Tell whether a target takes files of this form, whatever is in them."""
+    grains, borders = limits.int8_granularity, limits.io_dtypes
+    return (
+        file["format"] in limits.formats
+        and file["dtype"] in limits.dtypes
+        and (file["dtype"] != "int8" or not grains or file["granularity"] in grains)
+        and (not borders or {file["input_dtype"], file["output_dtype"]} <= set(borders))
+    )
 
 
 def _refusal(target: dict[str, Any]) -> str:

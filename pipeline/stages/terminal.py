@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
@@ -25,7 +26,7 @@ class Terminal:
         self.close()
         took = "skipped" if seconds is None else f"{seconds:.1f} s"
         self.console.print(
-            f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {text}", soft_wrap=True
+            f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {escape(text)}", soft_wrap=True
         )
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -46,7 +47,7 @@ class Terminal:
     def warn(self, text: str) -> None:
         """Print a warning."""
         self.close()
-        self.console.print(f"[yellow]warning:[/] {text}", soft_wrap=True)
+        self.console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def close(self) -> None:
         """Take the bar away, so that what comes next starts on a line of its own."""

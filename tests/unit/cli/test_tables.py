@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.tables import _targets, print_report
+from pipeline.cli.tables import _targets, file_cells, print_report
 
 
 def shown(target):
@@ -97,13 +97,11 @@ def test_a_narrow_terminal_gets_a_block_of_lines_a_file_and_a_target():
         "Files: difference from PyTorch, host",
         "latency with one thread",
         "model.float32.onnx",
-        "  onnx float32",
         "  17,234,567 bytes, gzip 17,234,566",
         "  top-1 12.35%, 1.0e-07, 99.9%",
         "  median 0.123 ms, p90 0.123 ms",
         "model.float16.tflite",
-        "  tflite float16",
-        "  refused",
+        "  REFUSED",
         "",
         "Targets",
         "chip: fits yes",
@@ -114,6 +112,25 @@ def test_a_narrow_terminal_gets_a_block_of_lines_a_file_and_a_target():
         "",
         "report: run/report.html",
     ]
+
+
+def test_a_file_with_a_variant_has_a_row_in_a_hundred_columns():
+    name = "model.int8-per-tensor-mixed.tflite"
+    entry = file(name, 123_456, scheme="int8", variant="per-tensor-mixed")
+    steps = entry["parity"] | {"max_steps": 3396.9, "agreement": 1.0}
+    text = printed(100, [MADE[0], entry | {"parity": steps}])
+    [line] = [line for line in text.splitlines() if name in line]
+    assert line.split() == [
+        name, "123,456", "123,455", "12.35%", "3396.9", "0.123", "0.123",
+    ]  # fmt: skip
+    assert "scheme" not in text  # the name says it
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_the_cells_of_a_file_name_its_variant():
+    entry = file("model.int8-per-tensor.tflite", 1, scheme="int8", variant="per-tensor")
+    assert file_cells(entry)[:3] == [entry["file"], "tflite", "int8-per-tensor"]
+    assert file_cells(MADE[0])[2] == "float32"
 
 
 def test_without_targets_a_line_says_so():

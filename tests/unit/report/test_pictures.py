@@ -1,3 +1,4 @@
+import math
 import re
 from itertools import pairwise
 from xml.etree import ElementTree as ET
@@ -193,3 +194,21 @@ def test_latencies_far_apart_are_numbers_on_a_logarithmic_axis(tmp_path):
     said = texts(drawn(tmp_path, found)["Accuracy against latency"])
     assert "0.01" in said
     assert not any("$" in text for text in said)
+
+
+@pytest.mark.parametrize(("schemes", "filled"), [(4, 0), (5, 2)])
+def test_marks_are_filled_when_the_colours_come_round_again(tmp_path, schemes, filled):
+    found = records()
+    plain = found["beside"]["export"]["files.json"][0]
+    names = [f"model.s{n}.onnx" for n in range(schemes)]
+    found["beside"]["export"]["files.json"] = [
+        plain | {"file": name, "scheme": "s", "variant": str(n)}
+        for n, name in enumerate(names)
+    ]
+    profile = found["beside"]["profile"]["profile.json"]
+    latency = profile["files"][0]["latency"]
+    profile |= {"files": [{"file": n, "latency": latency} for n in names], "targets": []}
+    picture = drawn(tmp_path, found)["Accuracy against latency"]
+    ends = 4 * math.ceil(schemes / 4)  # of the intervals, in the plot and in the legend
+    assert picture.svg.count("fill: var(--series-1)") == ends + filled
+    assert f"s-{schemes - 1} onnx" in texts(picture)
