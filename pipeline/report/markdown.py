@@ -23,6 +23,7 @@ def text(report: dict[str, Any]) -> str:
         *_section("Verdicts", _verdicts(report)),
         *_lost(report),
         *_section("Files", tables.files(report)),
+        *filter(None, [_plain(quantization.zeros(report))]),
         *_tally(report),
         *_section("Who made them", candidates.offered(report), level=3),
         *_folded("Every candidate", candidates.figures(report)),

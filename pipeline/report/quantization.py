@@ -313,6 +313,17 @@ def told(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def zeros(report: dict[str, Any]) -> str:
+    """Return why the zeros among the weights are stored, or nothing where they are not."""
+    dense = report["quantization"].get("dense_because")
+    if not dense:
+        return ""
+    return (
+        f"Zeros that pruning left are stored like other weights, since no runtime would skip "
+        f"them: {dense}. gzip and zstd find them."
+    )
+
+
 def _equalised(found: dict[str, Any]) -> str:
     pairs = found["pairs"]
     moved = [pair for pair in pairs if pair.get("scaled", 1)]

@@ -4,7 +4,7 @@ from report_run import exported, measure, parity, records
 
 FINDINGS = 30
 LITERT, ONNX2TF = "tflite_litert", "tflite_onnx2tf"
-UNABLE = "TfliteOnnx2Tf offers no int4"
+UNABLE = "it offers no int4"
 CRASH = "litert: no lowering of <aten>"
 
 

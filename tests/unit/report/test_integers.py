@@ -360,3 +360,17 @@ def test_calibration_says_its_method_or_that_it_is_not_known(tmp_path, report):
     assert rows(tables.calibration(report))["Method"] == ["percentile of each tensor"]
     older = collect(write_run(tmp_path / "older", records()))
     assert rows(tables.calibration(older))["Method"] == [DASH]
+
+
+def test_why_zeros_are_stored_is_said_only_where_they_are(tmp_path):
+    found = integer_records()
+    found["quantize"]["dense_because"] = "conv is a 3x3 convolution"
+    told = collect(write_run(tmp_path / "run", found))
+    sentence = "no runtime would skip them: conv is a 3x3 convolution"
+    assert sentence in quantization.zeros(told)
+    assert sentence in html.unescape(page(told))
+    assert sentence in markdown.text(told)
+    found["quantize"]["dense_because"] = None
+    silent = collect(write_run(tmp_path / "other", found))
+    assert quantization.zeros(silent) == ""
+    assert "no runtime would skip" not in page(silent)
