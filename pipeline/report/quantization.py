@@ -200,9 +200,9 @@ def _controlled(
     """Yield what was found for each int8 file, that file, and its mixed one."""
     found = report["quantization"].get("accuracy_control") or []
     integer = [entry for entry in report["files"] if entry["scheme"] == "int8"]
-    plain = [entry for entry in integer if not entry.get("kept")]
+    plain = {entry["file"]: entry for entry in integer if not entry.get("kept")}
     mixed = [entry for entry in integer if entry.get("kept")]
-    for one, entry in zip(found, plain, strict=False):
+    for one, entry in ((o, plain[o["file"]]) for o in found if o["file"] in plain):
         name = "-".join(filter(None, [entry.get("variant"), "mixed"]))
         same = (name, entry["format"])
         others = (e for e in mixed if (e.get("variant"), e["format"]) == same)

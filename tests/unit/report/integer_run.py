@@ -107,6 +107,7 @@ def integer_records():
     found["beside"]["profile"]["profile.json"] = {"files": [], "targets": []}
     found["export"]["accuracy_control"] = [
         {
+            "file": "model.int8.tflite",
             "kept": [{"layer": "head<1>", "why": "alone in int8: 12.5 dB"}],
             "tries": [
                 {"in_float": 0, "drop": 2.25, "holds": False},
@@ -115,6 +116,7 @@ def integer_records():
             "why": "with 1 of 2 in float",
         },
         {
+            "file": "model.int8-per-tensor.tflite",
             "kept": None, "tries": [{"in_float": 0, "drop": None, "holds": False}],
             "why": "even with 2 layers in float it does not hold",
         },

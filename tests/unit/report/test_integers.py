@@ -254,6 +254,7 @@ def test_each_integer_file_says_what_its_accuracy_limit_took(report):
 
 def test_a_limit_that_integers_hold_is_good(report):
     report["quantization"]["accuracy_control"][0] = {
+        "file": "model.int8.tflite",
         "kept": None, "tries": [{"in_float": 0, "drop": 0.1, "holds": True}], "why": "",
     }  # fmt: skip
     cell = cells(quantization.control(report), "model.int8.tflite")["Outcome"]
