@@ -27,6 +27,7 @@ def text(report: dict[str, Any]) -> str:
         *_tally(report),
         *_section("Who made them", candidates.offered(report), level=3),
         *_folded("Every candidate", candidates.figures(report)),
+        *_folded("Kernels by time", tables.operators(report)),
         *_integers(report),
         *_section("The network", tables.scores(report)),
         *_section("What was cut and why", tables.layers(report)),

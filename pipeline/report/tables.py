@@ -21,6 +21,7 @@ from pipeline.report.wording import (
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 _MOST_STAYED = 10
+_MOST_KERNELS = 6
 _WHERE_ALL_ARE = "each is in channels.json of the compact stage"
 _STATES = {"made": GOOD, "refused": OPEN, "wrong": BAD}
 _MEANINGS = {
@@ -194,6 +195,33 @@ def _change(parity: dict[str, Any]) -> str:
 def _threads(report: dict[str, Any]) -> list[int]:
     timings = [t for entry in report["files"] for t in entry.get("latency") or []]
     return sorted({timing["threads"] for timing in timings})
+
+
+def operators(report: dict[str, Any]) -> Table:
+    """Return the kernels of each file by the time they take, the slowest first."""
+    columns = [Column("File"), Column("Kernels", "ms of one inference, measured on this host")]
+    rows = []
+    for entry in report["files"]:
+        if found := (entry.get("operators") or {}).get("by_kernel_ms"):
+            whole_ms = sum(found.values()) or 1.0
+            rows.append(
+                [
+                    Cell(entry["file"], mark="code"),
+                    Cell(
+                        ", ".join(
+                            f"{kernel} {number(ms)} ({percent(ms / whole_ms, 0)})"
+                            for kernel, ms in list(found.items())[:_MOST_KERNELS]
+                        )
+                    ),
+                ]
+            )
+    return Table(columns, rows)
+
+
+def untimed(report: dict[str, Any]) -> str:
+    """Return why the kernels of some files are not timed, or nothing."""
+    reasons = {(entry.get("operators") or {}).get("why") for entry in report["files"]}
+    return " ".join(sorted(filter(None, reasons)))
 
 
 def layers(report: dict[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from pipeline.core.target import Target
 from pipeline.profilers.file_graph import FileGraph, read
 from pipeline.profilers.local import Local
 from pipeline.profilers.memory import plan
+from pipeline.profilers.op_times import op_times
 from pipeline.profilers.verdict import Candidate, Verdict, choose, judge
 from pipeline.stages.context import Context
 
@@ -41,6 +42,7 @@ def run(context: Context) -> dict[str, Any]:
             "activation_bytes": graph.activation_bytes,
             "weight_bytes": graph.weight_bytes,
             "memory": plan(graph).model_dump(mode="json"),
+            "operators": _by_time(folder / name),
         }
         for name, graph in graphs.items()
     ]
@@ -56,6 +58,12 @@ def run(context: Context) -> dict[str, Any]:
         "files": measured,
         "targets": verdicts,
     }
+
+
+def _by_time(path: Path) -> dict[str, Any]:
+    """Return the milliseconds of each kernel on this machine, or why they are not known."""
+    found = op_times(path)
+    return {"by_kernel_ms": found.by_kernel(), "count": found.kernels(), "why": found.why}
 
 
 def _verdict(

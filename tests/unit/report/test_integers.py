@@ -375,3 +375,24 @@ def test_why_zeros_are_stored_is_said_only_where_they_are(tmp_path):
     silent = collect(write_run(tmp_path / "other", found))
     assert quantization.zeros(silent) == ""
     assert "no runtime would skip" not in page(silent)
+
+
+def test_kernels_are_shown_by_their_time_and_missing_timers_are_told(tmp_path):
+    found = integer_records()
+    file, other = (entry["file"] for entry in found["export"]["files"][:2])
+    found["beside"]["profile"]["profile.json"]["files"] = [
+        {"file": file, "latency": [], "operators": {
+            "by_kernel_ms": {"QLinearConv": 0.75, "<Add>": 0.25}, "count": {}, "why": ""}},
+        {"file": other, "latency": [], "operators": {
+            "by_kernel_ms": {}, "count": {}, "why": "there is no timer"}},
+    ]  # fmt: skip
+    told = collect(write_run(tmp_path / "run", found))
+    (row,) = tables.operators(told).rows
+    assert [cell.text for cell in row] == [
+        file,
+        "QLinearConv 0.750 (75 %), <Add> 0.250 (25 %)",
+    ]
+    assert tables.untimed(told) == "there is no timer"
+    assert "&lt;Add&gt; 0.250" in page(told)
+    assert "QLinearConv 0.750" in markdown.text(told)
+    assert "Kernels by time" not in page(collect(write_run(tmp_path / "old", records())))
