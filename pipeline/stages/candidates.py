@@ -18,7 +18,7 @@ from pipeline.exporters.accuracy_control import Control, control, mixed
 from pipeline.exporters.election import Candidate, Weights, elect
 from pipeline.exporters.preprocessing import Baked, with_extremes
 from pipeline.stages.context import Context
-from pipeline.stages.examining import Examiner
+from pipeline.stages.examining import Examiner, in_turns
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +69,7 @@ class Workshop:
             for weights, network, chosen in self._batches(able):
                 for plan, path in self._write(key, kind, weights, network, chosen).items():
                     found[plan.file_name].append(self._examined(key, weights, plan, path))
-        return found
+        return {name: timed(made) for name, made in found.items()}
 
     def hold(
         self, plan: SchemePlan, made: Sequence[Made]
@@ -104,7 +104,7 @@ class Workshop:
             return found, None, []
         chosen = mixed(plan, found.kept)
         path = paths[len(found.kept)]
-        return found, chosen, [self._examined(mixer[0], "trained", chosen, path)]
+        return found, chosen, timed([self._examined(mixer[0], "trained", chosen, path)])
 
     def _mixer(self, plan: SchemePlan) -> tuple[str, type[Exporter]] | None:
         """Return the exporter that can leave single layers in float, if one is in use."""
@@ -165,6 +165,18 @@ class Workshop:
         self, key: str, weights: Weights, plan: SchemePlan, path: Path | ExportFailure
     ) -> Made:
         return Made(self.examiner.examine(key, weights, plan, path), path)
+
+
+def timed(made: Sequence[Made]) -> list[Made]:
+    """Return candidates with their times, those of files that run taken in turns."""
+    paths = [one.path for one in made if isinstance(one.path, Path) and one.candidate.bytes]
+    times = dict(zip(paths, in_turns(paths), strict=True))
+    return [
+        Made(one.candidate.model_copy(update={"inference": times.get(one.path)}), one.path)
+        if isinstance(one.path, Path)
+        else one
+        for one in made
+    ]
 
 
 def exporters(asked: Sequence[str]) -> list[str]:

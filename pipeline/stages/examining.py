@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from pipeline.exporters.election import Candidate, Weights
 from pipeline.exporters.parity import Parity, compare
 from pipeline.profilers.audit import audit
 from pipeline.profilers.file_graph import read
-from pipeline.runtime.bench import measure
+from pipeline.runtime.bench import summarize
 from pipeline.runtime.conditions import emulation
 from pipeline.runtime.engines import Engine, EngineError, open_model
 from pipeline.runtime.metadata import read_metadata
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from pipeline.core.recipe import Recipe
 
-_RUNS, _WARMUP_S = 30, 0.05
+_RUNS, _WARMUP = 30, 5
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,6 @@ class Examiner:
             zstd_bytes=len(zstandard.ZstdCompressor(level=19).compress(content)),
             parity=parity,
             validation_top1=self._top1(engine, self.data.validation),
-            inference=_latency(engine),
             made_by=tuple(read_metadata(made).get("made_by", ())),
             audit=found.model_dump(mode="json"),
         )
@@ -153,16 +153,32 @@ def _pretence(found: Any) -> str:
     return ""
 
 
-def _latency(engine: Engine) -> Measure | None:
-    """Return the median time of one inference here, or nothing where time means nothing."""
+def in_turns(paths: Sequence[Path]) -> list[Measure | None]:
+    """Return the median time of one inference of each file, all of them run in turns.
+
+    What else a machine does then slows all of them down alike, so that they can be compared.
+    Where the processor is emulated time means nothing, and there is none.
+    """
     if emulation():
-        return None
-    timing = measure(engine.invoke, warmup_runs=3, warmup_s=_WARMUP_S, runs=_RUNS)
+        return [None] * len(paths)
+    engines = [open_model(path) for path in paths]
+    samples: list[list[float]] = [[] for _ in engines]
+    for turn in range(_WARMUP + _RUNS):
+        for own, engine in zip(samples, engines, strict=True):
+            start = time.perf_counter_ns()
+            engine.invoke()
+            if turn >= _WARMUP:
+                own.append((time.perf_counter_ns() - start) * 1e-6)
+    return [_median(own, engine.runtime) for own, engine in zip(samples, engines, strict=True)]
+
+
+def _median(samples_ms: list[float], runtime: str) -> Measure:
+    timing = summarize(samples_ms, warmup_runs=_WARMUP)
     return Measure(
         value=timing.median_ms,
         unit="ms",
         basis="measured",
         n=timing.n,
         spread=timing.median_interval_ms,
-        conditions={"threads": 1, "runtime": engine.runtime},
+        conditions={"threads": 1, "runtime": runtime, "in_turns": True},
     )

@@ -78,7 +78,7 @@ def test_each_target_has_a_file_that_fits_and_every_loser_a_reason(finished: Run
         assert chosen["predicted"]["basis"] == "predicted"
         low, high = chosen["predicted"]["spread"]
         assert low < chosen["predicted"]["value"] < high
-    assert targets["smart-camera-imx8mp"]["chosen"] == "model.int8.tflite"
+    assert targets["smart-camera-imx8mp"]["chosen"] == "model.int8-per-tensor.tflite"
 
 
 def test_a_second_run_skips_every_stage_at_once(finished: Run) -> None:
