@@ -100,9 +100,10 @@ def _convert(tf: Any, owner: Any, function: Any, plan: SchemePlan, request: Requ
     return bytes(converter.convert())
 
 
-def _one_by_one(request: Request) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+def _one_by_one(request: Request) -> Iterator[list[npt.NDArray[np.float32]]]:
+    # Without names: of some networks TensorFlow loses the signature that holds them.
     for index in range(len(request.calibration)):
-        yield {request.input_name: request.calibration[index : index + 1]}
+        yield [request.calibration[index : index + 1]]
 
 
 if __name__ == "__main__":
