@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
+from pipeline.core.errors import PareError
 from pipeline.core.plan import ANYTHING, Border, Demand, Integer
 from pipeline.core.record import Record
 from pipeline.core.target import Constraints, Dtype, Format, Target
@@ -80,13 +81,13 @@ def _pairs(
 
 def _demand(limits: _Limits | None, format_: Format, dtype: Dtype) -> Demand:
     """Return what one target asks of a file, its first preference where it takes several."""
-    if limits is None or dtype != "int8":
+    if limits is None or dtype not in ("int8", "int4"):
         return ANYTHING
     granularities = limits.constraints.int8_granularity
     return Demand(
-        granularity=granularities[0] if granularities else None,
+        granularity=granularities[0] if granularities and dtype == "int8" else None,
         io_dtype=_io_dtype(limits.constraints, format_),
-        activations=_activations(limits, format_),
+        activations=_activations(limits, format_) if dtype == "int8" else None,
     )
 
 
@@ -111,17 +112,30 @@ def _serves(made: Demand, asked: Demand) -> bool:
     """
     return (
         (made.granularity or "per-channel") == (asked.granularity or "per-channel")
-        and asked.io_dtype in (None, made.io_dtype)
-        and asked.activations in (None, made.activations)
+        and asked.io_dtype in (None, made.io_dtype or "int8")
+        and asked.activations in (None, made.activations or "int8")
     )
 
 
 def batch(targets: Sequence[Target]) -> int | None:
-    """Return the batch of the files: one where any target asks for static shapes."""
-    static = [t.constraints for t in targets if t.constraints.static_shapes]
-    if not static:
-        return None if targets else 1
-    return max((limits.batch or 1) for limits in static)
+    """Return the batch of ONNX files: fixed where any target asks for that, one by default.
+
+    TFLite files take one image a call, whatever their targets say.
+
+    Raises:
+        PareError: two targets ask for different batches.
+    """
+    asked = {
+        t.constraints.batch or 1: t.id
+        for t in targets
+        if t.constraints.static_shapes or t.constraints.batch
+    }
+    if len(asked) > 1:
+        raise PareError(
+            f"targets {' and '.join(asked.values())} ask for different batches "
+            f"({' and '.join(map(str, asked))}). Run them apart."
+        )
+    return next(iter(asked), None if targets else 1)
 
 
 def opset(targets: Sequence[Target], asked: int) -> int:

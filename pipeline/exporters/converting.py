@@ -136,7 +136,8 @@ class TfliteExporter(ABC):
             with log.open("a", encoding="utf-8") as file:
                 file.write(f"\n{plan.file_name}:\n")
                 file.write("".join(traceback.format_exception(error)))
-            return ExportFailure(name=plan.name, reason=str(error), log=log)
+            reason = str(error).replace(f"{room}/", "")
+            return ExportFailure(name=plan.name, reason=reason, log=log)
 
 
 def _write_request(
@@ -216,7 +217,7 @@ def _own_error(made: Path) -> str | None:
     written = made.with_name(f"{made.name}.error")
     if not written.is_file():
         return None
-    said = last_line(written.read_text(encoding="utf-8"))
+    said = last_line(written.read_text(encoding="utf-8", errors="replace"))
     return f"the converter cannot write it: {said}"
 
 

@@ -250,17 +250,18 @@ def output_step(proto: Any) -> float | None:
 
 
 class _Images:
-    """Hands calibration images to onnxruntime, one at a time."""
+    """Hands calibration images to onnxruntime, as many at a time as the file takes."""
 
-    def __init__(self, name: str, images: Images, dtype: str) -> None:
-        self._name, self._dtype = name, dtype
-        self._images = iter(images)
+    def __init__(self, name: str, images: Images, dtype: str, batch: int) -> None:
+        self._name, self._dtype, self._batch = name, dtype, batch
+        self._parts = iter([images[i : i + batch] for i in range(0, len(images), batch)])
 
     def get_next(self) -> dict[str, Any] | None:
-        image = next(self._images, None)
-        if image is None:
+        part = next(self._parts, None)
+        if part is None:
             return None
-        return {self._name: np.ascontiguousarray(image[None]).astype(self._dtype)}
+        full = np.resize(part, (self._batch, *part.shape[1:]))
+        return {self._name: np.ascontiguousarray(full).astype(self._dtype)}
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,9 @@ def _quantized(job: _Job, plan: SchemePlan, model: nn.Module) -> Path:
         "percentile": CalibrationMethod.Percentile,
         "entropy": CalibrationMethod.Entropy,
     }
-    images = _Images(job.signature.input_name, job.calibration, plan.input_dtype)
+    images = _Images(
+        job.signature.input_name, job.calibration, plan.input_dtype, job.signature.batch or 1
+    )
     quantize_static(
         str(ready),
         str(done),
@@ -360,11 +363,14 @@ def _nodes(path: Path, layers: dict[str, Images]) -> list[str]:
         return []
     graph = onnx.load(path).graph
     values = {c.name: c for c in graph.initializer if c.data_type == onnx.TensorProto.FLOAT}
-    node_of = {
-        name: node.name for node in graph.node for name in node.input[1:2] if name in values
-    }
-    constants = {name: numpy_helper.to_array(values[name]) for name in node_of}
-    return [node_of[name] for name in match(layers, constants).values()]
+    # Layers of equal weights share one constant in the file: all of them stay in float.
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input[1:2]:
+            if name in values:
+                readers.setdefault(name, []).append(node.name)
+    constants = {name: numpy_helper.to_array(values[name]) for name in readers}
+    return [node for name in match(layers, constants).values() for node in readers[name]]
 
 
 def _anonymous(proto: Any) -> Any:

@@ -67,8 +67,9 @@ def layer_of(network: fx.GraphModule, node: fx.Node) -> Layer | None:
 def layers(network: fx.GraphModule) -> dict[str, fx.Node]:
     """Return the call of each convolution and linear layer that is called once, in order.
 
-    A layer that is called twice, or that shares a tensor with another, is left out: what is
-    done to it for one call would be done to the other.
+    A layer that is called twice, that shares a tensor with another, or whose weight or bias
+    the graph also reads by itself is left out: what is done to it for one reader would be
+    done to the other.
 
     Raises:
         PareError: the network was not traced by ``pipeline.graph.trace``.
@@ -77,11 +78,21 @@ def layers(network: fx.GraphModule) -> dict[str, fx.Node]:
         shape_of(node)  # without shapes, nothing that follows would find its channels
     calls = [(n, m) for n in network.graph.nodes if (m := layer_of(network, n)) is not None]
     uses = Counter(id(tensor) for _, module in calls for tensor in module.parameters())
+    uses.update(
+        id(_attribute(network, str(node.target)))
+        for node in network.graph.nodes
+        if node.op == "get_attr"
+    )
     return {
         str(node.target): node
         for node, module in calls
         if all(uses[id(tensor)] == 1 for tensor in module.parameters())
     }
+
+
+def _attribute(network: fx.GraphModule, path: str) -> object:
+    owner, _, name = path.rpartition(".")
+    return getattr(network.get_submodule(owner), name)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

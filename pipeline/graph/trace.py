@@ -108,7 +108,8 @@ def _by_symbols(model: nn.Module, _images: tuple[Tensor, ...]) -> fx.GraphModule
 def _name_inputs_by_position(graph: fx.GraphModule) -> None:
     """Turn ``torch.reshape(input=x, ...)`` into ``torch.reshape(x, ...)``, in place."""
     for node in graph.graph.nodes:
-        if node.op == "call_function" and not node.args and "input" in node.kwargs:
+        called = node.op in ("call_function", "call_module")
+        if called and not node.args and "input" in node.kwargs:
             others = dict(node.kwargs)
             node.args = (others.pop("input"),)
             node.kwargs = others

@@ -152,17 +152,29 @@ def read(path: Path) -> FileGraph:
     """
     if not path.is_file():
         raise PareError(f"no file at {path}. Check the path.")
+    if path.suffix not in (".onnx", ".tflite"):
+        raise PareError(
+            f"{path}: only .onnx and .tflite files can be read. Export to one of them."
+        )
+    try:
+        return _read(path)
+    except PareError:
+        raise
+    except Exception as error:  # a damaged file breaks its reader in any way
+        raise PareError(
+            f"{path} is damaged, or unusual beyond what can be read "
+            f"({type(error).__name__}: {error}). Export it again."
+        ) from error
+
+
+def _read(path: Path) -> FileGraph:
     if path.suffix == ".onnx":
         from pipeline.profilers.read_onnx import read_onnx
 
         return read_onnx(path)
-    if path.suffix == ".tflite":
-        from pipeline.profilers.read_tflite import read_tflite
+    from pipeline.profilers.read_tflite import read_tflite
 
-        return read_tflite(path)
-    raise PareError(
-        f"{path}: only .onnx and .tflite files can be read. Export to one of them."
-    )
+    return read_tflite(path)
 
 
 def to_ops(nodes: Iterable[Node], tensors: Mapping[str, TensorInfo]) -> tuple[OpInfo, ...]:

@@ -135,14 +135,19 @@ def _executed(
 def _load(path: Path) -> tuple[Any, bool, int]:
     """Parse the file and infer every shape, at batch 1 where the batch is open."""
     import onnx
+    import onnx.inliner
 
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's own class, which differs between its versions
         raise PareError(f"{path} is not a readable ONNX file: {error}") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise PareError(f"{path} holds no graph. Export it again.")
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
     is_static = _fix_batch(model, path)
     try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = _with_shapes(model)
     except onnx.shape_inference.InferenceError as error:
         raise PareError(
             f"{path}: no shape can be inferred: {error}. Export it again."
@@ -150,6 +155,23 @@ def _load(path: Path) -> tuple[Any, bool, int]:
     sizes = [value.type.tensor_type.shape.dim for value in _true_inputs(model)]
     batch = sizes[0][0].dim_value if sizes and len(sizes[0]) else 1
     return model, is_static, batch
+
+
+def _with_shapes(model: Any) -> Any:
+    """Infer every shape; onnxruntime knows some that onnx does not follow."""
+    import onnx
+
+    known = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    named = {value.name for value in (*known.graph.value_info, *known.graph.output)}
+    if all(name in named for node in known.graph.node for name in node.output if name):
+        return known
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    try:
+        more = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
+    except Exception:  # it gives up in any way; what onnx knows is then all there is
+        return known
+    return onnx.shape_inference.infer_shapes(more, data_prop=True)
 
 
 def _fix_batch(model: Any, path: Path) -> bool:

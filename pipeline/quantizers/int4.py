@@ -35,15 +35,17 @@ class Int4:
             PareError: the format cannot carry it.
         """
         refuse_format("int4", file_format, cls.FORMATS)
+        border = demand.io_dtype or "int8"
         return SchemePlan(
             format=file_format,
             scheme="int4",
+            variant="" if border == "int8" else f"{border}-io",
             dtype=cls.DTYPE,
             weights="int4",
             activations="int8",
             granularity="per-channel",
-            input_dtype=demand.io_dtype or "int8",
-            output_dtype=demand.io_dtype or "int8",
+            input_dtype=border,
+            output_dtype=border,
             method=method,
             why="an eighth of the bytes of the weights that take it",
         )

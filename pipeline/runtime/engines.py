@@ -191,9 +191,12 @@ class OnnxEngine(Engine):
         )
         # A float output hides its last quantization; the exporter writes its step down.
         step = self._session.get_modelmeta().custom_metadata_map.get("output_step")
-        self.output_step = float(step) if step and step != "null" else None
         self._stored: npt.NDArray[Any] = np.zeros(0)
-        self._set_zeros()
+        try:
+            self.output_step = float(step) if step and step != "null" else None
+            self._set_zeros()
+        except Exception as error:  # a size, a type or a number that makes no sense
+            raise _broken(path, "onnxruntime", error) from error
 
     def invoke(self) -> None:  # noqa: D102
         names = [self.output.name]

@@ -61,11 +61,19 @@ def prepare(pixels: npt.NDArray[np.uint8], facts: Mapping[str, Any]) -> Any:
         pixels: ``[h, w, c]`` of one image or ``[n, h, w, c]`` of several.
         facts: of the file, as ``read_metadata`` returns them: ``preprocessing``, ``mean``
             and ``std``. A file that normalises by itself gets raw pixels.
+
+    Raises:
+        ImageError: the facts say nothing of it.
     """
     images = pixels if pixels.ndim == 4 else pixels[None]
     shown = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32)
     if facts.get("preprocessing") == "raw uint8":
         return shown
+    if "mean" not in facts or "std" not in facts:
+        raise ImageError(
+            "the file does not say how its images are normalised (no mean and std in its "
+            "metadata). Export it with pare, or normalise them yourself."
+        )
     shape = (1, -1, 1, 1)
     mean = np.asarray(facts["mean"], np.float32).reshape(shape)
     std = np.asarray(facts["std"], np.float32).reshape(shape)

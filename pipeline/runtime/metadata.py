@@ -7,6 +7,7 @@ be prepared and what the classes are called.
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ FACTS_FILE = "pare.json"
 LABELS_FILE = "labels.txt"
 LARGEST = 1_000_000  # bytes of one piece of metadata; the longest list of classes is 30 kB
 _LARGEST_SUM = 10 * LARGEST
+_DEEPEST = 20  # lists in lists; facts are lists of words at most
 
 # The fields of ONNX's messages that metadata is in, and those that stand for a model.
 _PROPS, _KEY, _VALUE = 14, 1, 2
@@ -36,6 +38,10 @@ _WORDS = frozenset(
         "method", "variant", "exporter",
     }
 )  # fmt: skip
+
+
+#: What a damaged archive makes Python's reader raise.
+_BROKEN = (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError, ValueError)
 
 
 def read_metadata(path: Path, *, beside: bool = True) -> dict[str, Any]:
@@ -79,8 +85,8 @@ def _zipped(path: Path, name: str) -> bytes | None:
     """Return a file of the archive at the end of a file, or ``None`` where it has none."""
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:  # weights may look like the end of an archive
-        return None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, struct.error):
+        return None  # weights may look like the end of an archive
     with archive:
         found = [info for info in archive.infolist() if info.filename == name]
         if not found:
@@ -91,7 +97,7 @@ def _zipped(path: Path, name: str) -> bytes | None:
             # The archive's own word on the size is not believed.
             with archive.open(found[-1]) as stream:
                 return _bounded(stream.read(LARGEST + 1), f"{path} ({name})")
-        except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
+        except _BROKEN as error:
             raise EngineError(
                 f"{path}: the archive at its end is damaged ({error}). Export the file again."
             ) from error
@@ -115,7 +121,7 @@ def _bounded(content: bytes, where: str) -> bytes:
 
 def _table(content: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(content, parse_constant=_refuse)
+        found = _flat(json.loads(content, parse_constant=_refuse))
     except (ValueError, RecursionError) as error:
         raise EngineError(f"{where} is not JSON: {error}. Export the file again.") from error
     if not isinstance(found, dict):
@@ -204,9 +210,24 @@ def _decoded(key: str, text: str) -> Any:
     if key in _WORDS:
         return text
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return _flat(json.loads(text, parse_constant=_refuse))
     except (ValueError, RecursionError):
         return text
+
+
+def _flat(value: Any) -> Any:
+    """Return a value that is not nested so deeply that printing it would break the stack."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for one in level
+            if isinstance(one, list | dict)
+            for item in (one.values() if isinstance(one, dict) else one)
+        ]
+    if level:
+        raise ValueError(f"it is nested more than {_DEEPEST} deep")
+    return value
 
 
 def _refuse(name: str) -> Any:

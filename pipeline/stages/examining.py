@@ -82,9 +82,10 @@ class Examiner:
         try:
             engine = open_model(made)
             parity = self._compared(engine, weights, plan)
-        except EngineError as error:
-            return unmade.model_copy(update={"why": str(error)})
-        found = audit(read(made), plan.dtype)
+            found = audit(read(made), plan.dtype)
+        except (EngineError, PareError) as error:
+            why = str(error).replace(f"{made.parent}/", "")
+            return unmade.model_copy(update={"why": why})
         lie = _pretence(found)
         content = made.read_bytes()
         return Candidate(

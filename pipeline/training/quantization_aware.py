@@ -81,9 +81,9 @@ def train_quantized(
 ) -> Tuned:
     """Fine-tune a network for int8 and return the epoch that is best in simulated int8.
 
-    Weights that are zero stay zero. Every epoch is assessed as it would ship: its weights
-    rounded, its ranges taken anew from the calibration images. The same seed gives the same
-    weights.
+    Weights of convolutions and linear layers that are zero stay zero. Every epoch is assessed
+    as it would ship: its weights rounded, its ranges taken anew from the calibration images.
+    The same seed gives the same weights.
 
     Args:
         network: traced and compacted, batch norms folded (``fold_batch_norm``).

@@ -1,3 +1,6 @@
+import pytest
+
+from pipeline.core.errors import PareError
 from pipeline.core.target import Platform, Target
 from pipeline.core.wanted import batch, opset, wanted
 
@@ -103,3 +106,33 @@ def test_the_batch_is_fixed_where_a_target_asks():
     assert batch([target("free")]) is None
     assert batch([target("free"), target("fixed", static_shapes=True)]) == 1
     assert batch([target("four", static_shapes=True, batch=4)]) == 4
+
+
+def test_no_two_files_share_a_name():
+    from itertools import product
+
+    from pipeline.quantizers.int8 import Int8
+
+    choices = product(
+        (None, ["per-tensor"], ["per-channel"], ["per-channel", "per-tensor"]),
+        (None, ["int8"], ["uint8"], ["float32"], ["float32", "int8"]),
+        (None, "arm64", "amd64"),
+    )
+    kinds = [
+        target(
+            f"t{number}", formats=["onnx", "tflite"], dtypes=["int8"],
+            int8_granularity=grain, io_dtypes=io,
+        ).model_copy(update={"platform": platform(arch)})
+        for number, (grain, io, arch) in enumerate(choices)
+    ]  # fmt: skip
+    for pair in product(kinds, repeat=2):
+        names = [Int8.plan(w.format, w.demand).file_name for w in wanted(pair)]
+        assert len(names) == len(set(names)), [one.constraints for one in pair]
+
+
+def test_batches_that_differ_are_refused():
+    four = target("four", static_shapes=True, batch=4)
+    with pytest.raises(PareError, match=r"targets four and one ask for different batches"):
+        batch([four, target("one", static_shapes=True)])
+    assert batch([four, target("free")]) == 4
+    assert batch([target("three", batch=3)]) == 3

@@ -15,8 +15,9 @@ from onnxruntime import quantization
 from torch import Tensor, nn
 
 from pipeline.core.errors import PareError
-from pipeline.core.plan import Demand
+from pipeline.core.plan import Demand, Kept
 from pipeline.exporters import ExportFailure, to_onnx
+from pipeline.exporters.accuracy_control import mixed
 from pipeline.exporters.to_onnx import ToOnnx
 from pipeline.quantizers.float16 import Float16
 from pipeline.quantizers.float32 import Float32
@@ -333,3 +334,39 @@ def test_weights_stand_beside_a_file_that_could_not_hold_them(
     beside = tmp_path / "model.float32.onnx.data"
     assert beside.stat().st_size > path.stat().st_size
     assert judge(path, "fp32", images, reference(flat_net(), images)).passed
+
+
+def test_a_fixed_batch_is_calibrated_in_its_own_size(tmp_path: Path) -> None:
+    images = random_images(1, 8, n=10)  # the last three are filled up
+    sign = signature(1, 8, batch=4)
+    path = ToOnnx().write(flat_net(), [Int8.plan("onnx")], sign, images, tmp_path, 60)["int8"]
+    assert open_model(path).input.shape[0] == 4
+    assert judge(path, "int8", images, reference(flat_net(), images)).passed
+
+
+class Twins(nn.Module):
+    """Two layers of equal weights, which a file stores once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+        self.two.load_state_dict(self.one.state_dict())
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.two(torch.relu(self.one(x)))).flatten(1))
+
+
+def test_layers_of_equal_weights_stay_in_float_together(tmp_path: Path) -> None:
+    plan = mixed(Int8.plan("onnx"), (Kept(layer="two", why="to be seen"),))
+    files = ToOnnx().write(
+        Twins().eval(), [plan], signature(1, 8), random_images(1, 8), tmp_path, 60
+    )
+    graph = onnx.load(files[plan.name]).graph
+    rounded = {
+        name for n in graph.node if n.op_type == "DequantizeLinear" for name in n.output
+    }
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    assert len(convolutions) == 2
+    assert not any(n.input[1] in rounded for n in convolutions)

@@ -249,3 +249,21 @@ def test_scales_that_are_applied_can_be_taken_back() -> None:
 
 def test_spread_of_nothing_is_one() -> None:
     assert spread(torch.zeros(3)) == 1.0
+
+
+class ReadsItsWeight(nn.Module):
+    """Its second layer's weight is used once more, by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        return self.second(y) + self.second.weight.sum()
+
+
+def test_a_layer_whose_weight_is_read_by_itself_is_left_alone() -> None:
+    torch.manual_seed(0)
+    network = fold_batch_norm(trace(ReadsItsWeight().eval(), (3, 9, 9)))
+    assert not equalise(network).pairs
