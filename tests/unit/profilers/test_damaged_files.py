@@ -69,10 +69,17 @@ def test_a_file_with_one_wrong_byte_is_read_or_refused(tmp_path: Path, seed: int
         content[place] ^= int(rng.integers(1, 256))
     path = tmp_path / "spoiled.onnx"
     path.write_bytes(content)
+    told = _read_or_told(path)
+    assert told is None or "spoiled.onnx" in told
+
+
+def _read_or_told(path: Path) -> str | None:
+    """Return what a refusal says; anything but a refusal is raised."""
     try:
         read(path)
     except PareError as error:
-        assert "spoiled.onnx" in str(error)
+        return str(error)
+    return None
 
 
 def with_facts(path: Path, facts: dict[str, str]) -> Path:
