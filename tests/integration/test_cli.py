@@ -76,7 +76,7 @@ def test_help_costs_no_more_than_a_little_over_its_own_parser():
         ("data", ["cifar10", "digits", "image_folder"]),
         ("targets", ["android-midrange", "raspberry-pi-4b", "smart-camera-imx8mp"]),
         ("quantizers", ["dynamic_range", "float16", "float32", "int8"]),
-        ("exporters", ["onnx", "tflite"]),
+        ("exporters", ["onnx", "tflite_litert", "tflite_onnx2tf"]),
         ("recipes", ["cifar10", "quickstart"]),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch):
     result = pare("doctor")
     assert result.exit_code == 2
     assert "missing: onnx2tf\n" in result.output
-    assert f'{sys.executable} -m pip install "pare[tflite]"' in result.output
+    assert f'{sys.executable} -m pip install "pare[onnx2tf]"' in result.output
     assert "missing: pillow\n" in result.output
     assert '-m pip install "pare"' in result.output
     assert "CONFLICT numpy 1.0 is installed, pare needs >=2" in result.output

@@ -61,7 +61,7 @@ def test_resnet8_goes_through_every_stage(images: Path, tmp_path: Path) -> None:
     assert len(report["data"]["classes"]) == 10
     assert report["data"]["test"] == 200
     (entry,) = report["files"]
-    assert (entry["file"], entry["state"]) == ("model.int8.tflite", "made")
+    assert (entry["file"], entry["state"]) == ("model.int8-per-tensor.tflite", "made")
     sizes = [
         c["shape"] for c in report["equivalence"]["comparisons"] if "another" in c["what"]
     ]
