@@ -24,6 +24,7 @@ from typing import Any
 from pipeline import Recipe, run
 from pipeline.core.artifact import versions
 from pipeline.core.rundir import write_text
+from pipeline.stages.examining import in_turns
 
 RESULTS = Path(__file__).parent / "results"
 FEW = {"data": {"per_class": 150, "size": 64}, "train": {"epochs": 3, "lr": 0.05}}
@@ -120,13 +121,39 @@ def rows(runs: Path) -> list[dict[str, Any]]:
     """Return one row a candidate of every network that was exported."""
     found = []
     for name in NETWORKS:
-        path = runs / name / "5-export" / "files.json"
-        for entry in json.loads(path.read_text()) if path.is_file() else []:
-            found += [row(name, entry, one) for one in entry["candidates"]]
+        folder = runs / name / "5-export"
+        path = folder / "files.json"
+        entries = json.loads(path.read_text()) if path.is_file() else []
+        pairs = [(entry, one) for entry in entries for one in entry["candidates"]]
+        times = timed(folder, pairs)
+        found += [
+            row(name, entry, one, ms) for (entry, one), ms in zip(pairs, times, strict=True)
+        ]
     return found
 
 
-def row(name: str, entry: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
+def timed(
+    folder: Path, pairs: list[tuple[dict[str, Any], dict[str, Any]]]
+) -> list[float | None]:
+    """Return the time of each file of a network, all of them run in turns."""
+    paths = [place(folder, entry, one) for entry, one in pairs]
+    there = [path for path in paths if path is not None]
+    found = dict(zip(there, in_turns(there), strict=True))
+    times = [found.get(path) if path else None for path in paths]
+    return [round(time.value, 3) if time else None for time in times]
+
+
+def place(folder: Path, entry: dict[str, Any], one: dict[str, Any]) -> Path | None:
+    """Return where a candidate's file is, if it is one that may be run."""
+    offered = entry["state"] == "made" and entry["exporter"] == one["exporter"]
+    path = folder if offered else folder / "candidates" / one["exporter"]
+    path = path / entry["file"]
+    return path if one["state"] == "made" and path.is_file() else None
+
+
+def row(
+    name: str, entry: dict[str, Any], one: dict[str, Any], ms: float | None
+) -> dict[str, Any]:
     parity, audit = one["parity"] or {}, one["audit"] or {}
     return {
         "network": name,
@@ -135,10 +162,10 @@ def row(name: str, entry: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]
         "state": one["state"],
         "elected": entry["state"] == "made" and entry["exporter"] == one["exporter"],
         **{key: one[key] for key in ("bytes", "gzip_bytes", "zstd_bytes")},
-        "ms": one["inference"] and round(one["inference"]["value"], 3),
-        "top1": parity and round(parity["top1"]["value"], 4),
-        "network_top1": parity and round(parity["network_top1"], 4),
-        "agreement": parity and round(parity["agreement"], 4),
+        "ms": ms,
+        "top1": round(parity["top1"]["value"], 4) if parity else None,
+        "network_top1": round(parity["network_top1"], 4) if parity else None,
+        "agreement": round(parity["agreement"], 4) if parity else None,
         "psnr_db": parity.get("psnr_db") and round(parity["psnr_db"], 1),
         "max_abs_difference": parity.get("max_abs_difference"),
         "int8_macs": audit.get("int8_macs"),
@@ -168,7 +195,8 @@ def markdown(found: list[dict[str, Any]]) -> str:
         "",
         f"{len(found)} candidates: {count['made']} made, {count['wrong']} wrong (kept aside,",
         f"never offered), the rest refused. Top-1 on {10 * TESTS:,} test images, agreement",
-        "with the PyTorch network, KB, ms (median of 30 runs on one thread).",
+        "with the PyTorch network, KB, ms (median of 30 runs on one thread, a network's files",
+        "in turns).",
         "",
         f"Made by `benchmarks/export_matrix.py` with {tools}.",
     ]
@@ -194,9 +222,10 @@ def line(r: dict[str, Any]) -> str:
     psnr = f"{r['psnr_db']:.1f}" if r["psnr_db"] else "exact"
     share = f"{r['int8_macs'] / r['macs']:.0%}" if r["macs"] else ""
     said = f"**wrong**: {r['why']}" if r["state"] == "wrong" else "offered" * r["elected"]
+    ms = f"{r['ms']:.2f}" if r["ms"] else ""
     return (
         f"{name}| {r['top1']:.2%} | {r['agreement']:.2%} | {psnr} | {sizes} | "
-        f"{r['ms'] or float('nan'):.2f} | {share} | {said} |"
+        f"{ms} | {share} | {said} |"
     )
 
 

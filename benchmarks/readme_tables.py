@@ -45,6 +45,8 @@ def shortened(report: dict[str, Any]) -> dict[str, Any]:
     """Keep what the tables need, without every single latency sample."""
     kept = json.loads(json.dumps({key: report[key] for key in KEPT}))
     for entry in kept["files"]:
+        for detail in ("candidates", "audit", "operators"):
+            entry.pop(detail, None)
         for timing in entry.get("latency", []):
             del timing["samples_ms"]
             for figure in timing.values():
