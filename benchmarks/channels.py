@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 from pipeline import Recipe, run
 from pipeline.core.artifact import versions
 from pipeline.core.rundir import write_text
+from pipeline.runtime.bench import measure_in_turns
 from pipeline.runtime.engines import Engine, open_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -106,15 +105,11 @@ def figures(wanted: Recipe, runs: Path) -> dict[str, Any]:
 
 def side_by_side(engines: dict[str, Engine]) -> dict[str, float]:
     """Return the median latency of each file in ms, one inference of each in turn."""
-    samples: dict[str, list[float]] = {label: [] for label in engines}
     for engine in engines.values():
         engine.run(np.zeros((1, 3, 32, 32), np.float32))
-    for _ in range(TURNS):
-        for label, engine in engines.items():
-            began = time.perf_counter_ns()
-            engine.invoke()
-            samples[label].append((time.perf_counter_ns() - began) * 1e-6)
-    return {label: statistics.median(values[20:]) for label, values in samples.items()}
+    invokes = [engine.invoke for engine in engines.values()]
+    timings = measure_in_turns(invokes, warmup_runs=20, runs=TURNS - 20)
+    return {name: timing.median_ms for name, timing in zip(engines, timings, strict=True)}
 
 
 def table(rows: dict[str, dict[str, Any]], medians: dict[str, float]) -> str:

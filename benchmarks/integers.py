@@ -11,9 +11,7 @@ one thing from the first of their block. Writes benchmarks/results/integers.md.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +34,7 @@ from pipeline.graph.fold import fold_batch_norm
 from pipeline.graph.trace import trace
 from pipeline.models import build
 from pipeline.quantizers._correction import correct_bias
+from pipeline.runtime.bench import measure_in_turns
 from pipeline.runtime.engines import Engine, open_model
 from pipeline.training.evaluation import logits
 from pipeline.training.quantization_aware import train_quantized
@@ -200,14 +199,8 @@ def judged(engine: Engine, data: Dataset, reference: np.ndarray) -> Parity:
 
 def ratio(engine: Engine, plain: Engine) -> float:
     """Return how long one file takes as a part of the other, run in turns."""
-    found: tuple[list[float], list[float]] = ([], [])
-    for turn in range(TURNS + 10):
-        for times, one in zip(found, (engine, plain), strict=True):
-            start = time.perf_counter()
-            one.invoke()
-            if turn >= 10:
-                times.append(time.perf_counter() - start)
-    return statistics.median(found[0]) / statistics.median(found[1])
+    own, other = measure_in_turns([engine.invoke, plain.invoke], warmup_runs=10, runs=TURNS)
+    return own.median_ms / other.median_ms
 
 
 if __name__ == "__main__":

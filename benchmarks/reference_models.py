@@ -13,8 +13,6 @@ from 0 to 255. Writes benchmarks/results/reference_models.md.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from pipeline.data import Dataset, load
 from pipeline.exporters.parity import accuracy
 from pipeline.profilers.audit import Audit, audit
 from pipeline.profilers.file_graph import read
+from pipeline.runtime.bench import measure_in_turns
 from pipeline.runtime.engines import Engine, open_model
 from pipeline.runtime.metadata import read_metadata
 
@@ -45,24 +44,13 @@ def main() -> None:
     own = [args.run / "5-export" / name for name in OURS]
     paths = [*sorted(args.references.glob("*.tflite")), *filter(Path.is_file, own)]
     engines = {path: open_model(path) for path in paths}
-    times = timed(list(engines.values()))
+    invokes = [engine.invoke for engine in engines.values()]
+    timings = measure_in_turns(invokes, warmup_runs=20, runs=TURNS)
     rows = [
-        row(path, engine, times[number], data)
-        for number, (path, engine) in enumerate(engines.items())
+        row(path, engine, timing.median_ms, data)
+        for (path, engine), timing in zip(engines.items(), timings, strict=True)
     ]
     write_text(RESULTS / "reference_models.md", markdown(rows))
-
-
-def timed(engines: list[Engine]) -> list[float]:
-    """Return the median time of each engine in ms, all of them run in turns."""
-    found: list[list[float]] = [[] for _ in engines]
-    for turn in range(TURNS + 20):
-        for number, engine in enumerate(engines):
-            start = time.perf_counter()
-            engine.invoke()
-            if turn >= 20:
-                found[number].append((time.perf_counter() - start) * 1e3)
-    return [statistics.median(one) for one in found]
 
 
 def row(path: Path, engine: Engine, ms: float, data: Dataset) -> list[str]:

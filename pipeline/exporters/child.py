@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ class Request:
             plans=[SchemePlan.model_validate(plan) for plan in values["plans"]],
             kept=weights,
         )
+
+    def one_by_one(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the calibration images, ``[1, h, w, c]`` each."""
+        yield from np.split(self.calibration, len(self.calibration))
 
 
 def write_each(plans: list[SchemePlan], convert: Callable[[SchemePlan], bytes]) -> None:

@@ -103,10 +103,7 @@ def _ranges(recipe: Any, request: Request) -> Any:
     observer = calibrator.Calibrator(
         _FLOAT, num_threads=1, qsv_update_func=qsv_utils.min_max_update
     )
-    images = [
-        {request.input_name: request.calibration[index : index + 1]}
-        for index in range(len(request.calibration))
-    ]
+    images = [{request.input_name: image} for image in request.one_by_one()]
     observer.calibrate({_SIGNATURE: images}, rules)
     return observer.get_model_qsvs()
 
@@ -116,9 +113,9 @@ def _recipe(plan: SchemePlan, request: Request) -> Any:
     from ai_edge_quantizer import qtyping, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-    tensorwise = plan.granularity == "per-tensor"
-    grain = qtyping.QuantGranularity
-    options = {"weight_granularity": grain.TENSORWISE if tensorwise else grain.CHANNELWISE}
+    grains = qtyping.QuantGranularity
+    grain = grains.TENSORWISE if plan.granularity == "per-tensor" else grains.CHANNELWISE
+    options = {"weight_granularity": grain}
     recipe = recipe_manager.RecipeManager()
     if plan.weights == "float16":
         for operator in _WEIGHTED:
@@ -145,18 +142,14 @@ def _recipe(plan: SchemePlan, request: Request) -> Any:
             recipe.add_static_config(_EVERYWHERE, operator, bits, 4, **options)
         _set_border(recipe, plan, qtyping, AlgorithmName)
     elif plan.dtype == "dynamic":
-        recipe.add_dynamic_config(_EVERYWHERE, "*", 8, granularity=_grain(plan, grain))
+        recipe.add_dynamic_config(_EVERYWHERE, "*", 8, granularity=grain)
     else:
-        recipe.add_weight_only_config(_EVERYWHERE, "*", 8, granularity=_grain(plan, grain))
+        recipe.add_weight_only_config(_EVERYWHERE, "*", 8, granularity=grain)
     for scope in _scopes(request) if plan.kept else ():
         recipe.add_quantization_config(
             f"^{re.escape(scope)};?$", "*", algorithm_key=AlgorithmName.NO_QUANTIZE
         )
     return recipe.get_quantization_recipe()
-
-
-def _grain(plan: SchemePlan, grain: Any) -> Any:
-    return grain.TENSORWISE if plan.granularity == "per-tensor" else grain.CHANNELWISE
 
 
 def _half(qtyping: Any) -> Any:
@@ -199,7 +192,7 @@ def _scopes(request: Request) -> list[str]:
     content = Path(_FLOAT).read_bytes()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     (graph,) = model.subgraphs
-    constants, scopes = {}, {}
+    constants = {}
     for operator in graph.operators:
         for index in operator.inputs[1:2]:
             tensor = graph.tensors[index]
@@ -207,7 +200,6 @@ def _scopes(request: Request) -> list[str]:
             if data is not None and tensor.type == schema.TensorType.FLOAT32:
                 scope = graph.tensors[operator.outputs[0]].name.decode()
                 constants[scope] = data.view("<f4")
-                scopes[scope] = scope
     return list(match(request.kept, constants).values())
 
 

@@ -6,7 +6,6 @@ Run as ``python -m pipeline.exporters.onnx2tf_worker request.json`` in a scratch
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,8 @@ def _convert(tf: Any, owner: Any, function: Any, plan: SchemePlan, request: Requ
         converter._experimental_disable_per_channel = True
     if plan.is_calibrated:
         ops = tf.lite.OpsSet
-        converter.representative_dataset = lambda: _one_by_one(request)
+        # Without names: of some networks TensorFlow loses the signature that holds them.
+        converter.representative_dataset = lambda: ([image] for image in request.one_by_one())
         # Nothing else: an operator without an integer kernel is an error, not a detour.
         converter.target_spec.supported_ops = [
             ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
@@ -98,12 +98,6 @@ def _convert(tf: Any, owner: Any, function: Any, plan: SchemePlan, request: Requ
         converter.inference_input_type = getattr(tf, plan.input_dtype)
         converter.inference_output_type = getattr(tf, plan.output_dtype)
     return bytes(converter.convert())
-
-
-def _one_by_one(request: Request) -> Iterator[list[npt.NDArray[np.float32]]]:
-    # Without names: of some networks TensorFlow loses the signature that holds them.
-    for index in range(len(request.calibration)):
-        yield [request.calibration[index : index + 1]]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,32 @@ def measure(
         if collecting:
             gc.enable()
     return summarize(samples, warmup_runs=warmed)
+
+
+def measure_in_turns(
+    invokes: Sequence[Callable[[], None]],
+    *,
+    warmup_runs: int,
+    runs: int,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> list[Timing]:
+    """Time several inferences, one run of each in turn, so that they can be compared.
+
+    What else the machine does then slows all of them down alike.
+
+    Args:
+        invokes: one inference each, on inputs already set.
+        warmup_runs: turns that are thrown away first.
+        runs: timed turns.
+        clock: a monotonic clock in nanoseconds.
+    """
+    turns = [
+        [_time_once(invoke, clock) for invoke in invokes] for _ in range(warmup_runs + runs)
+    ]
+    return [
+        summarize(list(samples), warmup_runs=warmup_runs)
+        for samples in zip(*turns[warmup_runs:], strict=True)
+    ]
 
 
 def summarize(samples_ms: list[float], warmup_runs: int = 0, seed: int = 0) -> Timing:

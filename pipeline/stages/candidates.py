@@ -60,12 +60,12 @@ class Workshop:
         found: dict[str, list[Made]] = {plan.file_name: [] for plan in plans}
         for key in exporters(self.context.recipe.export.exporters):
             kind = EXPORTERS.load(key)[0]
-            own = [plan for plan in plans if plan.format == kind.FORMAT]
-            for plan in own:
+            able = []
+            for plan in (plan for plan in plans if plan.format == kind.FORMAT):
                 if why := offered(kind, plan):
-                    refused = _refused(key, plan, why)
-                    found[plan.file_name].append(refused)
-            able = [_with_method(kind, plan) for plan in own if not offered(kind, plan)]
+                    found[plan.file_name].append(_refused(key, plan, why))
+                else:
+                    able.append(_with_method(kind, plan))
             for weights, network, chosen in self._batches(able):
                 for plan, path in self._write(key, kind, weights, network, chosen).items():
                     found[plan.file_name].append(self._examined(key, weights, plan, path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,11 +22,11 @@ from pipeline.exporters.election import Candidate, Weights
 from pipeline.exporters.parity import Parity, compare
 from pipeline.profilers.audit import audit
 from pipeline.profilers.file_graph import read
-from pipeline.runtime.bench import summarize
+from pipeline.runtime.bench import measure_in_turns
 from pipeline.runtime.conditions import emulation
 from pipeline.runtime.engines import Engine, EngineError, open_model
 from pipeline.runtime.metadata import read_metadata
-from pipeline.training.evaluation import logits
+from pipeline.training.evaluation import accuracy, logits
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,8 +66,7 @@ class Examiner:
 
     @cached_property
     def _validation_top1(self) -> float:
-        found = logits(self.network, self.data.validation.images, self.data)
-        return float((found.argmax(1) == self.data.validation.labels).double().mean())
+        return accuracy(self.network, self.data.validation, self.data)
 
     def examine(
         self, exporter: str, weights: Weights, plan: SchemePlan, made: Path | ExportFailure
@@ -163,23 +161,17 @@ def in_turns(paths: Sequence[Path]) -> list[Measure | None]:
     if emulation():
         return [None] * len(paths)
     engines = [open_model(path) for path in paths]
-    samples: list[list[float]] = [[] for _ in engines]
-    for turn in range(_WARMUP + _RUNS):
-        for own, engine in zip(samples, engines, strict=True):
-            start = time.perf_counter_ns()
-            engine.invoke()
-            if turn >= _WARMUP:
-                own.append((time.perf_counter_ns() - start) * 1e-6)
-    return [_median(own, engine.runtime) for own, engine in zip(samples, engines, strict=True)]
-
-
-def _median(samples_ms: list[float], runtime: str) -> Measure:
-    timing = summarize(samples_ms, warmup_runs=_WARMUP)
-    return Measure(
-        value=timing.median_ms,
-        unit="ms",
-        basis="measured",
-        n=timing.n,
-        spread=timing.median_interval_ms,
-        conditions={"threads": 1, "runtime": runtime, "in_turns": True},
+    timings = measure_in_turns(
+        [engine.invoke for engine in engines], warmup_runs=_WARMUP, runs=_RUNS
     )
+    return [
+        Measure(
+            value=timing.median_ms,
+            unit="ms",
+            basis="measured",
+            n=timing.n,
+            spread=timing.median_interval_ms,
+            conditions={"threads": 1, "runtime": engine.runtime, "in_turns": True},
+        )
+        for timing, engine in zip(timings, engines, strict=True)
+    ]

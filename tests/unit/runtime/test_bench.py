@@ -7,6 +7,7 @@ from pipeline.runtime.bench import (
     bootstrap_median,
     claimable_ms,
     measure,
+    measure_in_turns,
     summarize,
     supports,
 )
@@ -120,3 +121,22 @@ def test_the_bootstrap_interval_narrows_with_more_runs():
         low, high = bootstrap_median(list(rng.normal(10, 1, n)))
         widths.append(high - low)
     assert widths[1] < widths[0] / 3
+
+
+def test_turns_give_each_its_own_times_and_forget_the_warm_up():
+    order, now = [], [0]
+
+    def takes(name, milliseconds):
+        def invoke():
+            order.append(name)
+            now[0] += milliseconds * 1_000_000
+
+        return invoke
+
+    fast, slow = measure_in_turns(
+        [takes("a", 1), takes("b", 5)], warmup_runs=2, runs=3, clock=lambda: now[0]
+    )
+    assert order == ["a", "b"] * 5
+    assert (fast.n, fast.median_ms, fast.warmup_runs) == (3, 1.0, 2)
+    assert (slow.n, slow.median_ms) == (3, 5.0)
+    assert measure_in_turns([], warmup_runs=1, runs=2) == []
