@@ -34,7 +34,8 @@ from pipeline.exporters.landing import (
     scratch,
     weights_of,
 )
-from pipeline.runtime.engines import EngineError, open_model
+from pipeline.runtime.engines import open_model
+from pipeline.runtime.tensors import EngineError
 
 if TYPE_CHECKING:
     from torch import nn

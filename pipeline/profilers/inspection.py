@@ -14,8 +14,8 @@ from pipeline.core.record import Record
 from pipeline.profilers.audit import Audit, audit, claimed
 from pipeline.profilers.file_graph import FileGraph, read
 from pipeline.profilers.op_times import OpTimes, op_times
-from pipeline.runtime.engines import EngineError
 from pipeline.runtime.metadata import read_metadata
+from pipeline.runtime.tensors import EngineError
 
 # What a program needs to feed an image and name the answer, by the keys that tell it.
 _NEEDED = {

@@ -13,7 +13,8 @@ from pipeline.core.measure import Measure
 from pipeline.core.record import Record
 from pipeline.runtime.bench import Timing, measure
 from pipeline.runtime.conditions import conditions, emulation
-from pipeline.runtime.engines import EngineError, open_model
+from pipeline.runtime.engines import open_model
+from pipeline.runtime.tensors import EngineError
 
 
 class Latency(Record):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.runtime.engines import EngineError
+from pipeline.runtime.tensors import EngineError
 
 FACTS_FILE = "pare.json"
 LABELS_FILE = "labels.txt"

@@ -24,8 +24,9 @@ from pipeline.profilers.audit import audit
 from pipeline.profilers.file_graph import read
 from pipeline.runtime.bench import measure_in_turns
 from pipeline.runtime.conditions import emulation
-from pipeline.runtime.engines import Engine, EngineError, open_model
+from pipeline.runtime.engines import Engine, open_model
 from pipeline.runtime.metadata import read_metadata
+from pipeline.runtime.tensors import EngineError
 from pipeline.training.evaluation import accuracy, logits
 
 if TYPE_CHECKING:

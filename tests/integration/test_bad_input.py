@@ -265,7 +265,7 @@ def one_thread():
 @pytest.mark.usefixtures("one_thread")
 def test_killed_and_interrupted_in_training_it_goes_on_where_it_was(out, tmp_path):
     """SIGKILL, then Ctrl-C in the run that goes on, then the same command to the end."""
-    line = [*arguments("compact", out, "train.epochs=60", "seed=5"), "--quiet"]
+    line = [*arguments("compact", out, "train.epochs=120", "seed=5"), "--quiet"]
     checkpoint = out / "1-train.partial" / "checkpoint.pt"
     before, recipe = stage_hashes(out), (out / "recipe.toml").read_text()
 
@@ -275,7 +275,7 @@ def test_killed_and_interrupted_in_training_it_goes_on_where_it_was(out, tmp_pat
     code, _, _ = finished(killed)
     assert code == -signal.SIGKILL
     first = epochs_in(checkpoint)
-    assert 1 <= len(first) < 60
+    assert 1 <= len(first) < 120
 
     interrupted = start_pare(*line, cwd=tmp_path)
     wait_for(checkpoint, after=checkpoint.stat().st_mtime_ns, process=interrupted)
@@ -287,7 +287,7 @@ def test_killed_and_interrupted_in_training_it_goes_on_where_it_was(out, tmp_pat
     )
     assert "run the same command again to go on from there." in stderr
     second = epochs_in(checkpoint)
-    assert len(first) < len(second) < 60
+    assert len(first) < len(second) < 120
     assert second[: len(first)] == first  # gone on from the kill, not begun again
     assert stage_hashes(out) == before  # the older run is still there, whole
 
@@ -295,9 +295,9 @@ def test_killed_and_interrupted_in_training_it_goes_on_where_it_was(out, tmp_pat
     result = pare(*[str(other) if part == str(out) else part for part in line])
     assert result.exit_code == 0, result.output
     history = json.loads((other / "1-train" / "history.json").read_text())
-    assert len(history) == 60
+    assert len(history) == 120
     assert [entry["seconds"] for entry in history[: len(second)]] == second
-    whole = run_fast(tmp_path / "whole", "train.epochs=60", "seed=5")
+    whole = run_fast(tmp_path / "whole", "train.epochs=120", "seed=5")
     for name in ("1-train/model.safetensors", "3-compact/model.safetensors"):
         assert stage_hashes(other)[name] == stage_hashes(whole.path)[name]
     assert (out / "recipe.toml").read_text() == recipe

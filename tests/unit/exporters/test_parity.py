@@ -7,7 +7,8 @@ import pytest
 
 from pipeline.core.errors import PareError
 from pipeline.exporters.parity import accuracy, compare, wilson_interval
-from pipeline.runtime.engines import Engine, TensorSpec
+from pipeline.runtime.engines import Engine
+from pipeline.runtime.tensors import TensorSpec
 
 
 class Fixed(Engine):

@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.core.errors import PareError
 from pipeline.profilers.audit import audit
 from pipeline.profilers.file_graph import read
-from pipeline.runtime.engines import EngineError, open_model
+from pipeline.runtime.engines import open_model
 from pipeline.runtime.metadata import read_metadata
+from pipeline.runtime.tensors import EngineError
 
 
 def ends(shape_in, shape_out):

@@ -3,7 +3,7 @@ import pytest
 from pipeline.core.errors import PareError
 from pipeline.profilers import local
 from pipeline.profilers.local import Local, refuse_emulation
-from pipeline.runtime.engines import EngineError
+from pipeline.runtime.tensors import EngineError
 
 
 class FakeEngine:

@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.runtime import engines
-from pipeline.runtime.engines import EngineError, OnnxEngine, TensorSpec, open_model
+from pipeline.runtime import sessions
+from pipeline.runtime.engines import OnnxEngine, open_model
+from pipeline.runtime.tensors import EngineError, TensorSpec
 
 
 def linear_onnx(path: Path, batch: int | None, outputs: int = 1, **props: str) -> Path:
@@ -132,7 +133,7 @@ class TestRefusals:
         def absent(name: str) -> None:
             raise ModuleNotFoundError(f"No module named {name!r}")
 
-        monkeypatch.setattr(engines, "import_module", absent)
+        monkeypatch.setattr(sessions, "import_module", absent)
         (tmp_path / f"m.{ending}").touch()
         with pytest.raises(EngineError, match=r"not installed\. Run: pip install"):
             open_model(tmp_path / f"m.{ending}")
@@ -173,6 +174,8 @@ def test_the_room_loads_no_engine_and_nothing_else_of_ours() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert (
-        done.stdout.strip() == "['pipeline.runtime', 'pipeline.runtime.engines'] False False"
-    )
+    room = [
+        "pipeline.runtime",
+        *(f"pipeline.runtime.{n}" for n in ("engines", "sessions", "tensors")),
+    ]
+    assert done.stdout.strip() == f"{room} False False"

@@ -6,8 +6,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from pipeline.runtime import metadata
-from pipeline.runtime.engines import EngineError
 from pipeline.runtime.metadata import read_metadata
+from pipeline.runtime.tensors import EngineError
 
 FACTS = {"classes": ["a", "b"], "mean": [0.5], "recipe_hash": "0123", "input_shape": [1, 8]}
 
