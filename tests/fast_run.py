@@ -24,6 +24,9 @@ FAST = (
     "budget.weights=0.5",
     "train.epochs=2",
     "train.accelerator=cpu",
+    "profile.seconds=0",
+    "profile.repeats=2",
+    "profile.warmup_s=0",
 )
 
 

@@ -18,7 +18,6 @@ _STAGES = {
     "prune": "Apply the masks and name every dead channel with its reason.",
     "quantize": "Plan the files' number formats and draw the calibration images.",
     "export": "Write ONNX and TFLite files and check each against PyTorch.",
-    "profile": "Time each file, predict it for each target, and judge.",
 }
 
 
@@ -112,6 +111,65 @@ def _stage_command(name: str, text: str) -> click.Command:
 
 for _name, _text in _STAGES.items():
     main.add_command(_stage_command(_name, _text))
+
+
+@main.command()
+@click.argument("source", metavar="[RUN_OR_RECIPE | FILE]", default="quickstart")
+@click.option(
+    "--on",
+    metavar="MACHINE",
+    help="Measure on local, ssh://USER@HOST, adb:SERIAL or container:PLATFORM; ssh or adb "
+    "alone take the address from the variable that the target names.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Of the runtime.  [default: target's]")
+@click.option("--runs", type=click.IntRange(100), help="Of a repeat, at least.")
+@click.option("--seconds", type=click.FloatRange(0), help="Of a repeat, at least.")
+@click.option("--repeats", type=click.IntRange(1), help="Windows that must agree within 5 %.")
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="KEY",
+    help="Private key for ssh.",
+)
+@click.option(
+    "--image",
+    metavar="IMAGE",
+    help="Of the container: a folder with a root file system, or a reference.",
+)
+@click.option(
+    "--benchmark-model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="PROGRAM",
+    help="TensorFlow Lite's, built for a machine without Python.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the profile of FILE as JSON.")
+@_run_options
+def profile(source: str, on: str | None, as_json: bool, **options: Any) -> None:
+    """Time each file, predict it for each target, and judge.
+
+    RUN_OR_RECIPE is the folder of a run, a recipe that ships, or a TOML file. Stages before
+    this one run first where they are not finished. With --on, the files of a run are measured
+    on the one device that --target names, and its verdict is renewed.
+
+    FILE is any .onnx or .tflite file; --target says for which devices, --out where its
+    profile is kept.
+
+    Exit code 2: a problem you can solve; 3: the file, or every file, breaks a limit.
+    """
+    names = ("threads", "runs", "seconds", "repeats", "identity", "image", "benchmark_model")
+    how = {name: options.pop(name) for name in names}
+    if Path(source).suffix in (".onnx", ".tflite"):
+        from pipeline.cli.profiling import of_file
+
+        picked = {name: options[name] for name in ("targets", "out", "quiet")}
+        of_file(Path(source), on=on, as_json=as_json, **picked, **how)
+    elif on:
+        from pipeline.cli.profiling import of_run
+
+        of_run(Path(source), targets=options["targets"], on=on, quiet=options["quiet"], **how)
+        _execute(source, until=None, **options)
+    else:
+        _execute(source, until="profile", **options)
 
 
 def _shape(

@@ -76,7 +76,7 @@ def _head(found: Inspection) -> str:
     packed = f", gzip {size.gzip:,}"
     packed += f", zstd {size.zstd:,}" if size.zstd is not None else ""
     scales = f" ({audit.int8_granularity} weights)" if audit.int8_granularity else ""
-    name = _short(found.file)
+    name = shortened(found.file)
     return f"{name}: {audit.format}, {audit.dtype}{scales}, {size.plain:,} bytes{packed}"
 
 
@@ -105,7 +105,13 @@ def _ports(audit: Audit) -> list[str]:
     ports = [("in", port) for port in audit.inputs] + [("out", port) for port in audit.outputs]
     return _indented(
         [
-            [way, _short(port.name), port.dtype, "x".join(map(str, port.shape)), _scale(port)]
+            [
+                way,
+                shortened(port.name),
+                port.dtype,
+                "x".join(map(str, port.shape)),
+                _scale(port),
+            ]
             for way, port in ports
         ],
         left=5,
@@ -131,7 +137,7 @@ def _operators(audit: Audit) -> list[str]:
     rows = [["", "count", "int8", "MACs", "of MACs"]]
     rows += [
         [
-            _short(share.type),
+            shortened(share.type),
             f"{share.operators:,}",
             f"{share.int8:,}",
             f"{share.macs:,}" if share.macs else "-",
@@ -162,11 +168,11 @@ def _part(island: Island) -> Iterator[str]:
     count = f"{island.operators} operator{'' if island.operators == 1 else 's'}"
     macs = f"{island.macs:,} MACs"
     types = ", ".join(island.types)
-    yield _short(f"  {_PLACES[island.place]}: {count}, {macs}: {types}", _WIDTH)
+    yield shortened(f"  {_PLACES[island.place]}: {count}, {macs}: {types}", _WIDTH)
     if island.operators == 1:
-        yield f"      {_short(island.first)}"
+        yield f"      {shortened(island.first)}"
     else:
-        yield f"      {_short(island.first)} to {_short(island.last)}"
+        yield f"      {shortened(island.first)} to {shortened(island.last)}"
 
 
 def _dtypes(audit: Audit) -> list[str]:
@@ -198,7 +204,7 @@ def _times(times: OpTimes | None, top: int) -> list[str]:
     ]
     single = [["", "", "ms", "of time"]]
     single += [
-        [_short(op.name), op.kernel, f"{op.median_ms:.3f}", f"{op.share:.1%}"]
+        [shortened(op.name), op.kernel, f"{op.median_ms:.3f}", f"{op.share:.1%}"]
         for op in times.ops[:top]
     ]
     more = len(times.ops) - top
@@ -237,7 +243,7 @@ def _cut(line: str) -> str:
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
 
 
-def _short(text: str, width: int = _NAME) -> str:
+def shortened(text: str, width: int = _NAME) -> str:
     """Return a text of at most so many characters, its middle left out where it is longer."""
     text = _clean(text)
     if len(text) <= width:

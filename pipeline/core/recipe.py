@@ -168,11 +168,19 @@ class ExportOptions(Record):
 
 
 class ProfileOptions(Record):
-    """How latency is measured on this machine."""
+    """How latency is measured on this machine.
+
+    Attributes:
+        runs: of one repeat, at least so many.
+        seconds: and at least so long.
+        repeats: which must agree within 5 %, or the latency is marked unstable.
+    """
 
     warmup_runs: int = Field(default=10, ge=1)
-    warmup_s: float = Field(default=0.2, ge=0)
+    warmup_s: float = Field(default=0.5, ge=0)
     runs: int = Field(default=100, ge=100)
+    seconds: float = Field(default=2, ge=0)
+    repeats: int = Field(default=5, ge=1)
     threads: list[int] = Field(default=[1, 2], min_length=1)
 
 

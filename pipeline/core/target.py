@@ -147,6 +147,7 @@ class Power(Record):
 
     idle_w: Quantity | None = None
     load_w: Quantity | None = None
+    meter_command: tuple[str, ...] | None = None
 
 
 class Decision(Record):
@@ -258,6 +259,9 @@ class Transport(Record):
     host_env: str | None = None
     serial_env: str | None = None
     known_hosts: str | None = None
+    python: str = "python3"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    folder: str | None = None
 
 
 class ReferenceLatency(Record):

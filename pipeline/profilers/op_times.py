@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +11,10 @@ from pydantic import Field
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
-from pipeline.profilers.local import refuse_emulation
+from pipeline.profilers.measurement import refuse_emulation
 from pipeline.runtime.conditions import conditions
-
-_US = 1e-3  # microseconds to milliseconds
-_NO_TIMER = (
-    "LiteRT's Python package has no timer for single operators. Its benchmark_model has: run "
-    "it on the device with --enable_op_profiling=true."
-)
-_NUMPY = {"float": "float32", "double": "float64"}
+from pipeline.runtime.operators import operator_times
+from pipeline.runtime.tensors import EngineError
 
 
 class OpTime(Record):
@@ -89,81 +80,24 @@ def op_times(path: Path, *, runs: int = 30, warmup: int = 5, threads: int = 1) -
     refuse_emulation()
     if runs < 1 or warmup < 0:
         raise PareError(f"runs = {runs}, warmup = {warmup}: at least one run is timed.")
-    if path.suffix != ".onnx":
-        return OpTimes(why=_NO_TIMER, threads=threads)
     before = conditions()
-    events = _traced(path, runs + warmup, threads)
-    medians = _medians(events, runs)
+    with tempfile.TemporaryDirectory(prefix="pare-") as folder:
+        try:
+            found = operator_times(
+                path, Path(folder), runs=runs, warmup=warmup, threads=threads
+            )
+        except EngineError as error:
+            raise PareError(str(error)) from error
+    medians = [(k["name"], k["kernel"], k["median_ms"]) for k in found["kernels"]]
     total = sum(ms for _, _, ms in medians)
     return OpTimes(
         ops=tuple(
             OpTime(name=name, kernel=kernel, median_ms=ms, share=ms / total if total else 0.0)
             for name, kernel, ms in sorted(medians, key=lambda found: -found[2])
         ),
-        why="" if medians else "onnxruntime ran no kernel: all of it follows from constants.",
+        why=found["why"],
         runs=runs,
         threads=threads,
         total_ms=total,
         conditions=before,
     )
-
-
-def _traced(path: Path, runs: int, threads: int) -> list[Mapping[str, Any]]:
-    """Run a file with onnxruntime's own profiler on and return what it wrote down."""
-    onnxruntime = _import_onnxruntime()
-    with tempfile.TemporaryDirectory(prefix="pare-") as folder:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "trace")
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        try:
-            session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-            feed = {tensor.name: _zeros(tensor) for tensor in session.get_inputs()}
-            for _ in range(runs):
-                session.run(None, feed)
-            trace = Path(session.end_profiling())
-        except Exception as error:  # the engine has a dozen unrelated classes for this
-            raise PareError(
-                f"{path}: onnxruntime can't run it ({error}). Export it again."
-            ) from error
-        events = json.loads(trace.read_text(encoding="utf-8"))
-    return [event for event in events if event.get("cat") == "Node" and "dur" in event]
-
-
-def _import_onnxruntime() -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise PareError(
-            "timing ONNX files needs onnxruntime, which is not installed. "
-            "Run: pip install onnxruntime"
-        ) from error
-    onnxruntime.set_default_logger_severity(3)
-    return onnxruntime
-
-
-def _zeros(tensor: Any) -> Any:
-    import numpy as np
-
-    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
-    shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
-    return np.zeros(shape, _NUMPY.get(kind, kind))
-
-
-def _medians(events: Iterable[Mapping[str, Any]], runs: int) -> list[tuple[str, str, float]]:
-    """Return name, kernel and median milliseconds of each node over the last ``runs``."""
-    found: dict[tuple[str, str, str], list[float]] = {}
-    for event in events:
-        own = event["args"]
-        name = str(event["name"]).removesuffix("_kernel_time")
-        key = name, str(own["op_name"]), str(own.get("node_index"))  # names may repeat
-        found.setdefault(key, []).append(event["dur"] * _US)
-    return [
-        (name, kernel, statistics.median(times[-runs:]))
-        for (name, kernel, _), times in found.items()
-    ]

@@ -125,6 +125,13 @@ def bound(
     return Measure(value=seconds * 1e3, unit="ms", basis="bound", conditions=conditions)
 
 
+def peak_rates(
+    graph: FileGraph, target: Target, threads: int | None = None
+) -> tuple[float | None, float | None]:
+    """Return the MACs and the bytes a second that the target's CPU can't exceed, if known."""
+    return _cpu_peak(graph, target, threads), _bus(target)
+
+
 def _default_threads(graph: FileGraph, target: Target) -> int | None:
     runtime = target.runtime_for(graph.format)
     return runtime.default_threads if runtime else None

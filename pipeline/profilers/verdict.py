@@ -74,6 +74,7 @@ class Candidate(Record):
     top1: float | None = None
     reference_top1: float | None = None
     compact_top1: float | None = None
+    measured: Measure | None = None
     predicted: Measure | None = None
     bound: Measure | None = None
     peak_ram: Measure
@@ -89,6 +90,7 @@ class Candidate(Record):
         top1: float | None = None,
         reference_top1: float | None = None,
         compact_top1: float | None = None,
+        measured: Measure | None = None,
     ) -> Candidate:
         """Describe a file for a target: its figures, its prediction, its bound."""
         figures = GraphFigures.of(graph)
@@ -102,6 +104,7 @@ class Candidate(Record):
             top1=top1,
             reference_top1=reference_top1,
             compact_top1=compact_top1,
+            measured=measured,
             predicted=predict(graph, target),
             bound=bound(graph, target),
             peak_ram=peak_ram(figures),

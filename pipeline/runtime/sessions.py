@@ -6,7 +6,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,10 +72,13 @@ class OnnxSession(Session):
         if profile_to is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile_to)
+        # A session that fails with its profiler on complains of that as well.
+        silence = _quiet_stderr() if profile_to is not None else nullcontext()
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            with silence:
+                self._session = onnxruntime.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"]
+                )
         except Exception as error:  # the engine has a dozen unrelated classes for this
             raise broken(path, "onnxruntime", error) from error
         self.runtime_version = str(onnxruntime.__version__)

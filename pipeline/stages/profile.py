@@ -5,50 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.artifact import sha256
+from pipeline.core.measure import Measure
 from pipeline.core.rundir import read_json, write_json
 from pipeline.core.target import Target
 from pipeline.profilers.file_graph import FileGraph, read
-from pipeline.profilers.local import Local
+from pipeline.profilers.measurement import Measurement
 from pipeline.profilers.memory import plan
-from pipeline.profilers.op_times import op_times
+from pipeline.profilers.profile import Profile, claimed
 from pipeline.profilers.verdict import Candidate, Verdict, choose, judge
 from pipeline.stages.context import Context
+from pipeline.stages.timing import by_kernel, profiles_of, timed
 
 
 def run(context: Context) -> dict[str, Any]:
     """Time each file on this machine, and hold it against every target's limits.
 
+    What was measured on the devices themselves (``pare profile RUN --on ...``) goes into the
+    verdicts; a time of this machine never does.
+
     Raises:
         PareError: this process is emulated, so that its time means nothing.
     """
-    folder, options = context.inputs["export"], context.recipe.profile
+    folder = context.inputs["export"]
     files = [f for f in read_json(folder / "files.json") if f["state"] == "made"]
-    references = {
-        "reference_top1": context.metric("train", "reference_accuracy"),
-        "compact_top1": context.metric("compact", "test_accuracy"),
-    }
     graphs = {entry["file"]: read(folder / entry["file"]) for entry in files}
-    local = Local(
-        warmup_runs=options.warmup_runs, warmup_s=options.warmup_s, runs=options.runs
-    )
-    measured = [
-        {
-            "file": name,
-            "latency": [
-                one.model_dump(mode="json")
-                for one in local.measure(folder / name, options.threads)
-            ],
-            "macs": graph.macs,
-            "activation_bytes": graph.activation_bytes,
-            "weight_bytes": graph.weight_bytes,
-            "memory": plan(graph).model_dump(mode="json"),
-            "operators": _by_time(folder / name),
-        }
-        for name, graph in graphs.items()
-    ]
-    verdicts = [
-        _verdict(target, files, graphs, folder, references) for target in context.targets
-    ]
+    measured = [_measured(context, folder / name, graph) for name, graph in graphs.items()]
+    verdicts = [_verdict(context, target, files, graphs) for target in context.targets]
     write_json(context.out / "profile.json", {"files": measured, "targets": verdicts})
     fitting = sum(bool(verdict["chosen"]) for verdict in verdicts)
     judged = f"{fitting} of {len(verdicts)} targets have a file that fits"
@@ -60,20 +43,33 @@ def run(context: Context) -> dict[str, Any]:
     }
 
 
-def _by_time(path: Path) -> dict[str, Any]:
-    """Return the milliseconds of each kernel on this machine, or why they are not known."""
-    found = op_times(path)
-    return {"by_kernel_ms": found.by_kernel(), "count": found.kernels(), "why": found.why}
+def _measured(context: Context, path: Path, graph: FileGraph) -> dict[str, Any]:
+    """Time one file at every thread count of the recipe."""
+    shelf = context.out.parent / "timings"
+    results = [
+        timed(path, context.recipe.profile, threads, shelf)
+        for threads in context.recipe.profile.threads
+    ]
+    return {
+        "file": path.name,
+        "latency": [Measurement.of(result).model_dump(mode="json") for result in results],
+        "macs": graph.macs,
+        "activation_bytes": graph.activation_bytes,
+        "weight_bytes": graph.weight_bytes,
+        "memory": plan(graph).model_dump(mode="json"),
+        "operators": by_kernel(results[0]),
+    }
 
 
 def _verdict(
+    context: Context,
     target: Target,
     files: list[dict[str, Any]],
     graphs: dict[str, FileGraph],
-    folder: Path,
-    references: dict[str, float],
 ) -> dict[str, Any]:
     """Judge all files for one target and choose one."""
+    folder = context.inputs["export"]
+    on_device = profiles_of(context.out.parent, target)
     verdicts = [
         judge(
             Candidate.of(
@@ -82,7 +78,9 @@ def _verdict(
                 target,
                 scheme=entry["scheme"],
                 top1=entry["parity"]["top1"]["value"],
-                **references,
+                reference_top1=context.metric("train", "reference_accuracy"),
+                compact_top1=context.metric("compact", "test_accuracy"),
+                measured=_claimed(on_device.get(sha256(folder / entry["file"]))),
             ),
             target,
         )
@@ -101,6 +99,10 @@ def _verdict(
     }
 
 
+def _claimed(profile: Profile | None) -> Measure | None:
+    return claimed(profile.measured) if profile and profile.measured else None
+
+
 def _nearest(verdicts: list[Verdict]) -> Verdict | None:
     """Return the file that breaks the fewest limits, the most accurate of those."""
 
@@ -116,6 +118,7 @@ def _row(verdict: Verdict) -> dict[str, Any]:
     return {
         "file": candidate.file,
         "fits": verdict.fits,
+        "measured": _dumped(candidate.measured),
         "predicted": _dumped(candidate.predicted),
         "bound": _dumped(candidate.bound),
         "peak_ram": _dumped(candidate.peak_ram),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.core.artifact import Artifact, Provenance, git_commit, versions
+from pipeline.core.artifact import Artifact, Provenance, git_commit, sha256, versions
 from pipeline.core.errors import Interrupted, OverBudget, PareError
 from pipeline.core.plugins import EXPORTERS, QUANTIZERS
 from pipeline.core.recipe import Recipe, check_listed, fingerprint
@@ -22,6 +23,7 @@ from pipeline.core.wanted import batch, opset, wanted
 from pipeline.stages import STAGES, Stage, check_order, named
 from pipeline.stages.context import Context, Shared
 from pipeline.stages.sources import code
+from pipeline.stages.timing import TIMINGS, profile_paths
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -101,6 +103,8 @@ class Runner:
         """
         last = named(until).name if until else STAGES[-1].name
         with self.dir.lock(), _told_if_full(self.dir.path):
+            if fresh:
+                shutil.rmtree(self.dir.path / TIMINGS, ignore_errors=True)
             artifacts, executed = self._run_stages(last, fresh=fresh)
             if until:
                 self._warn_of_old_report(artifacts)
@@ -140,6 +144,7 @@ class Runner:
                     "recipe": self.recipe.part(stage.recipe),
                     "sources": self._sources,
                     "targets": self._of_targets(stage),
+                    "on_devices": self._on_devices(stage),
                     "code": code(stage.name, _PACKAGE),
                     "parent": self.key(number - 1) if number > 1 else None,
                 }
@@ -154,6 +159,13 @@ class Runner:
         if stage.targets == "form":
             return [batch(self.targets), opset(self.targets, self.recipe.export.opset)]
         return None
+
+    def _on_devices(self, stage: Stage) -> Any:
+        """Return the digests of what devices measured, for the stage that judges by it."""
+        if stage.targets != "all":
+            return None
+        paths = [p for target in self.targets for p in profile_paths(self.dir.path, target)]
+        return [sha256(path) for path in paths]
 
     def _execute(
         self,

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_tflite import dense
 
 from pipeline.exporters.tflite_metadata import embed
-from pipeline.profilers import local
+from pipeline.profilers import measurement
 from pipeline.profilers.inspection import Inspection, inspect
 from pipeline.profilers.op_times import OpTime, OpTimes
 
@@ -36,7 +36,7 @@ FACTS = {
 
 @pytest.fixture(autouse=True)
 def _real_processor(monkeypatch):
-    monkeypatch.setattr(local, "emulation", lambda: None)
+    monkeypatch.setattr(measurement, "emulation", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_top_bounds_the_single_operators(tmp_path, top):
 
 
 def test_emulated_time_is_not_printed_but_all_else_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "emulation", lambda: "user-mode emulation by qemu-arm")
+    monkeypatch.setattr(measurement, "emulation", lambda: "user-mode emulation by qemu-arm")
     result = pare("inspect", str(save_onnx(tmp_path / "net.onnx")))
     assert result.exit_code == 0
     assert "not timed: latency is not measured here: user-mode emulation" in result.output

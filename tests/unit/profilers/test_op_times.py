@@ -6,13 +6,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import PareError
-from pipeline.profilers import local, op_times
+from pipeline.profilers import measurement, op_times
 from pipeline.profilers.op_times import OpTimes
+from pipeline.runtime.operators import _medians
 
 
 @pytest.fixture(autouse=True)
 def _real_processor(monkeypatch):
-    monkeypatch.setattr(local, "emulation", lambda: None)
+    monkeypatch.setattr(measurement, "emulation", lambda: None)
 
 
 def save(path, nodes, weights, shape, out):
@@ -82,7 +83,7 @@ def test_the_median_is_of_the_timed_runs_alone():
         return {"name": "c_kernel_time", "dur": ms * 1000, "args": args}
 
     events = [event(900), event(1), event(2), event(9), event(5, "1")]
-    found = op_times._medians(events, runs=3)
+    found = _medians(events, runs=3)
     assert found == [("c", "Conv", pytest.approx(2)), ("c", "Conv", pytest.approx(5))]
 
 
@@ -105,7 +106,7 @@ def test_without_a_timer_the_reason_is_told(tmp_path):
 
 
 def test_emulated_time_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "emulation", lambda: "user-mode emulation by qemu-arm")
+    monkeypatch.setattr(measurement, "emulation", lambda: "user-mode emulation by qemu-arm")
     with pytest.raises(PareError, match="not measured here: user-mode emulation"):
         op_times.op_times(convolution(tmp_path / "a.onnx"))
 
@@ -118,7 +119,7 @@ def test_nothing_to_time_is_refused(tmp_path, options):
 
 def test_a_file_the_runtime_refuses_is_the_users_problem(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"nothing of the kind")
-    with pytest.raises(PareError, match=r"a\.onnx: onnxruntime can't run it"):
+    with pytest.raises(PareError, match=r"a\.onnx: onnxruntime cannot load it"):
         op_times.op_times(tmp_path / "a.onnx")
 
 

@@ -1,0 +1,91 @@
+"""Times of a run's files: this machine's, taken once, and those of the devices themselves."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.artifact import sha256, versions
+from pipeline.core.recipe import ProfileOptions
+from pipeline.core.record import digest
+from pipeline.core.rundir import read_json, write_json
+from pipeline.core.target import Target
+from pipeline.profilers import profile
+from pipeline.profilers.measurement import refuse
+from pipeline.profilers.transports.local import Local
+from pipeline.runtime.conditions import cpu_model
+from pipeline.runtime.harness import Settings
+
+PROFILES = "profiles"  # folder of a run: what devices measured
+TIMINGS = "timings"  # folder of a run: what this machine measured
+
+
+def timed(path: Path, options: ProfileOptions, threads: int, shelf: Path) -> dict[str, Any]:
+    """Time a file on this machine, or return what the same measurement found before.
+
+    The same is: the same file, settings, processor and versions. A stage that was killed, or
+    is repeated since a device measured, does not spend the minutes again.
+
+    Args:
+        path: the file.
+        options: of the recipe.
+        threads: of the engine.
+        shelf: folder in which results are kept.
+
+    Raises:
+        PareError: this machine is emulated, or the file can't be run.
+    """
+    settings = Settings(
+        threads=threads,
+        warmup_runs=options.warmup_runs,
+        warmup_s=options.warmup_s,
+        runs=options.runs,
+        seconds=options.seconds,
+        repeats=options.repeats,
+        operators=threads == options.threads[0],
+    )
+    key = digest([sha256(path), asdict(settings), cpu_model(), versions()])
+    kept = shelf / f"{key[:32]}.json"
+    if kept.is_file():
+        with suppress(ValueError, TypeError):  # harmed: it is measured again
+            return dict(read_json(kept))
+    result = Local().measure(path, settings, lambda _event: None)
+    refuse(result["refused"])
+    shelf.mkdir(exist_ok=True)
+    write_json(kept, result)
+    return result
+
+
+def by_kernel(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the milliseconds of each kind of kernel, or why they are not known."""
+    found, count = dict[str, float](), dict[str, int]()
+    for kernel in result["operators"]["kernels"]:
+        kind = kernel["kernel"]
+        found[kind] = found.get(kind, 0.0) + kernel["median_ms"]
+        count[kind] = count.get(kind, 0) + 1
+    slowest_first = dict(sorted(found.items(), key=lambda item: -item[1]))
+    most_first = dict(sorted(count.items(), key=lambda item: -item[1]))
+    return {
+        "by_kernel_ms": slowest_first,
+        "count": most_first,
+        "why": result["operators"]["why"],
+    }
+
+
+def profiles_of(run: Path, target: Target) -> dict[str, profile.Profile]:
+    """Return what a target's device measured of the files of a run, by the file's digest.
+
+    Only what counts as the target's own is returned.
+
+    Raises:
+        PareError: a profile can't be read.
+    """
+    found = [profile.load(path) for path in profile_paths(run, target)]
+    return {one.file.sha256: one for one in found if one.counts and one.target == target.id}
+
+
+def profile_paths(run: Path, target: Target) -> list[Path]:
+    """Return the files that hold what a target's device measured of a run."""
+    return sorted((run / PROFILES / target.id).glob("*.json"))
