@@ -18,7 +18,7 @@ def onnx_file(path: Path, *, inputs: int = 1, outputs: int = 1, batch: int | str
     nodes = [helper.make_node("Sum", names, ["sum"], name="sum")]
     nodes += [
         helper.make_node(
-            "ReduceMean", ["sum", "axes"], [f"y{number}"], keepdims=0, name="mean"
+            "ReduceMean", ["sum", "axes"], [f"y{number}"], keepdims=0, name=f"mean{number}"
         )
         for number in range(outputs)
     ]

@@ -14,7 +14,16 @@ from pipeline.profilers.transports.talk import Said
 _FORM = re.compile(r"container:(?P<platform>[a-z0-9]+/[a-z0-9]+(?:/v[0-9])?)")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _SCRATCH = "/tmp"  # noqa: S108 - of the container alone
+# QEMU's own default shows every extension there is, with some of which LiteRT's integer
+# kernels give wrong answers under it (SME); a core that exists is computed right.
+_CORE = "cortex-a72"
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENGINES = ("docker", "podman")
+
+
+def _emulated() -> str:
+    """Return the processor that QEMU shows, where it is needed at all."""
+    return os.environ.get("QEMU_CPU", _CORE)
 
 
 class Container(Remote):
@@ -52,7 +61,8 @@ class Container(Remote):
         """Return what enters the folder, or starts a container without network and rights."""
         if self._folder:
             own = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
-            return [*own, "chroot", str(self._folder), "/bin/sh", "-c", script]
+            inside = ["chroot", str(self._folder), "/bin/sh", "-c", script]
+            return [*own, "env", f"PATH={_PATH}", f"QEMU_CPU={_emulated()}", *inside]
         return [
             self._engine(), "run", "--rm", "-i", "--network", "none", "--read-only",
             "--tmpfs", f"{_SCRATCH}:exec", "--cap-drop", "ALL",

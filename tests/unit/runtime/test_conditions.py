@@ -91,3 +91,58 @@ def test_this_machine_is_described():
     assert found["machine"] == platform.machine()
     assert found["python"] == platform.python_version()
     assert found["cores"] >= found["usable_cores"] >= 1
+
+
+def test_throttling_is_told_in_words(tmp_path):
+    fake = tmp_path / "vcgencmd"
+    fake.write_text("#!/bin/sh\necho throttled=0x50005\n")
+    fake.chmod(0o755)
+    found = module.throttled([str(fake), "get_throttled"])
+    assert found == {
+        "flags": 0x50005,
+        "now": ["under-voltage", "throttled"],
+        "since_boot": ["under-voltage", "throttled"],
+    }
+    assert module.throttled([str(tmp_path / "none")]) is None
+    fake.write_text("#!/bin/sh\necho what\n")
+    assert module.throttled([str(fake)]) is None
+
+
+def test_limits_of_a_container_are_told(tmp_path):
+    root = machine(
+        tmp_path, files={
+            "sys/fs/cgroup/cpu.max": "150000 100000\n",
+            "sys/fs/cgroup/memory.max": "536870912\n",
+        },
+    )  # fmt: skip
+    assert conditions(root)["limits"] == {"cores": 1.5, "memory_mb": pytest.approx(536.870912)}
+
+
+def test_no_limits_are_no_numbers(tmp_path):
+    root = machine(
+        tmp_path, files={
+            "sys/fs/cgroup/cpu.max": "max 100000\n", "sys/fs/cgroup/memory.max": "max\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        },
+    )  # fmt: skip
+    assert conditions(root)["limits"] == {}
+
+
+def test_the_hottest_zone_the_cores_and_the_battery_are_told(tmp_path):
+    root = machine(
+        tmp_path, ARM + "CPU part\t: 0xd08\nCPU part\t: 0xd08\n", files={
+            "sys/class/thermal/thermal_zone0/temp": "41000\n",
+            "sys/class/thermal/thermal_zone1/temp": "66500\n",
+            "sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "1500000\n",
+            "sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "600000\n",
+            "sys/class/power_supply/battery/capacity": "80\n",
+            "sys/class/power_supply/battery/status": "Discharging\n",
+            "proc/meminfo": "MemTotal: 1000 kB\nMemFree: 5 kB\nMemAvailable: 500 kB\n",
+        },
+    )  # fmt: skip
+    found = conditions(root)
+    assert found["temperature_c"] == 66.5
+    assert found["frequencies_mhz"] == [600, 1500]
+    assert found["cpu_parts"] == ["0xd08"]
+    assert found["battery"] == {"charge_pct": 80, "state": "Discharging"}
+    assert found["memory_mb"] == {"total": 1.024, "available": 0.512}
