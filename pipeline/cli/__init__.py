@@ -319,7 +319,7 @@ def targets() -> None:
 
 @targets.command("list")
 def targets_list() -> None:
-    """List the targets that ship."""
+    """List the targets that ship, and your own."""
     from pipeline.cli.listing import listing
 
     _print_pairs(listing("targets"))
@@ -332,6 +332,41 @@ def targets_show(name: str) -> None:
     from pipeline.cli.listing import target_lines
 
     click.echo("\n".join(target_lines(name)))
+
+
+@targets.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def targets_check(file: Path) -> None:
+    """Check a target FILE of your own, and say what pare can tell for it.
+
+    Prints what is measured, predicted, bounded and unknown for the device, and warns of
+    figures that do not go together. targets/README.md explains every key.
+
+    Exit code 2: a key that doesn't exist, a value that is not allowed, a figure without a
+    source.
+    """
+    from pipeline.cli.listing import checked_lines
+
+    click.echo("\n".join(checked_lines(file)))
+
+
+@targets.command("probe")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write it.  [default: host.toml in your folder of targets]",
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def targets_probe(out: Path | None, force: bool) -> None:
+    """Describe this machine as the target `host`, and print the path of the file.
+
+    Your folder of targets is PARE_TARGETS, or else pare/targets in XDG_CONFIG_HOME or in
+    ~/.config. Every TOML file in it is a target by the name of the file.
+    """
+    from pipeline.cli.probing import execute
+
+    click.echo("\n".join(execute(out, force=force)))
 
 
 @main.command()

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.core.errors import unknown
+from pipeline.core import own_targets
+from pipeline.core.errors import PareError, unknown
 from pipeline.core.record import Record, parse, read_toml
 
 Dtype = Literal["fp32", "fp16", "dynamic", "int8", "int16x8", "w8", "int4"]
@@ -27,6 +28,10 @@ Method = Literal["min-max", "percentile", "entropy", "mse"]
 FigureBasis = Literal["vendor", "measured", "fitted", "derived", "assumed"]
 
 _PACKAGE = Path(__file__).parent.parent
+
+# What 32-bit Arm is called, and where containers for it are.
+_ARM_32 = ("arm", "armhf", "armv6", "armv6l", "armv7", "armv7l")
+_ARM_PORT = "linux/arm/"
 
 # The end of a key is its unit, longest first so that `memcpy_mb_s` isn't read as seconds.
 _UNITS = {
@@ -79,16 +84,44 @@ class FigureRow(NamedTuple):
     source: str
 
 
-class Platform(Record):
-    """What the container and the files are built for."""
+class System(Record):
+    """A processor and its system, as containers and compilers name them."""
 
-    os: str
     arch: str | None = None
     variant: str | None = None
     triple: str | None = None
     docker_platform: str | None = None
     libc: str | None = None
+
+    def lacks(self, format: Format) -> str:  # noqa: A002
+        """Say why no engine runs files of ``format`` here, or nothing where one does."""
+        narrow = (self.arch or "").lower() in _ARM_32
+        if format == "onnx" and (narrow or (self.docker_platform or "").startswith(_ARM_PORT)):
+            return "onnxruntime has no wheel for 32-bit Arm"
+        return ""
+
+
+class Variant(System):
+    """Another system that the same device may run, and the formats it takes there."""
+
+    docker_platform: str
+    formats: tuple[Format, ...] = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_engines(self) -> Variant:
+        for one in self.formats:
+            if why := self.lacks(one):
+                raise ValueError(f"{why}: take {one!r} out of formats")
+        return self
+
+
+class Platform(System):
+    """What the container and the files are built for."""
+
+    os: str
     android_abi: str | None = None
+    variants: tuple[Variant, ...] = ()
 
 
 class Cluster(Record):
@@ -110,22 +143,55 @@ class Cpu(Record):
 
 
 class Memory(Record):
-    """Sizes in MB of 10^6 bytes (caches: KB of 1024), rates as tinymembench prints them.
+    """Sizes in MB of 10^6 bytes (keys in KB: of 1024), rates as tinymembench prints them.
 
-    ``memcpy_mb_s`` counts one direction: the bus carries twice as much.
+    ``memcpy_mb_s`` counts one direction: the bus carries twice as much. Where ``flash_mb``
+    is known, weights and the runtime's code stay there, and only activations and what the
+    runtime needs beside them take RAM.
     """
 
     ram_mb: Quantity | None = None
     budget_mb: Quantity | None = None
     memcpy_mb_s: Quantity | None = None
     memset_mb_s: Quantity | None = None
+    cache_l1d_kb: Quantity | None = None
     cache_l2_kb: Quantity | None = None
+    cache_l3_kb: Quantity | None = None
+    flash_mb: Quantity | None = None
+    runtime_flash_kb: Quantity | None = None
+    runtime_ram_kb: Quantity | None = None
+
+    @property
+    def last_cache_kb(self) -> Quantity | None:
+        """The largest cache that all of the cores' data goes through, if one is known."""
+        return self.cache_l3_kb or self.cache_l2_kb
+
+
+class Decision(Record):
+    """A table whose entries share one basis and one source."""
+
+    basis: FigureBasis
+    source: str = Field(min_length=1)
+
+
+class OpTable(Decision):
+    """Operators by the names of the file's format (``CONV_2D``, ``Conv``)."""
+
+    names: tuple[str, ...] = Field(min_length=1)
 
 
 class Accelerator(Record):
     """A unit beside the CPU. Its peak bounds a latency and never predicts one.
 
-    ``peak_gops`` by dtype, in operations: a MAC is two.
+    Attributes:
+        peak_gops: by dtype, in operations: a MAC is two.
+        ops: operators it computes; what is not among them runs on the CPU.
+        one_partition: whether all that follows the first operator outside runs on the CPU.
+        max_rank: innermost dimensions of a tensor that may be above one.
+        min_coverage_pct: share of operators and of MACs that must run on it.
+        parameter_cache_mb: weights it keeps; what is beyond streams in on every run.
+        on_fail: ``reject`` where a file below the coverage is of no use, ``cpu`` where it
+            runs on the processor instead.
     """
 
     name: str
@@ -133,7 +199,20 @@ class Accelerator(Record):
     peak_gops: dict[Dtype, Quantity] = Field(default_factory=dict)
     host_link: str | None = None
     sram_kb: Quantity | None = None
+    ops: OpTable | None = None
+    one_partition: bool = False
+    max_rank: Quantity | None = None
+    min_coverage_pct: Quantity | None = None
+    parameter_cache_mb: Quantity | None = None
     on_fail: Literal["cpu", "reject"] = "cpu"
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Accelerator:
+        if self.min_coverage_pct and self.min_coverage_pct.value > 100:
+            raise ValueError("min_coverage_pct is at most 100")
+        if self.max_rank and self.max_rank.value < 1:
+            raise ValueError("max_rank is at least 1")
+        return self
 
 
 class Storage(Record):
@@ -143,18 +222,16 @@ class Storage(Record):
 
 
 class Power(Record):
-    """Board power; what is unknown is absent."""
+    """Board power; what is unknown is absent.
+
+    Attributes:
+        meter_command: a program on the host, as a list of its arguments, that prints one
+            number of watts a line while it runs.
+    """
 
     idle_w: Quantity | None = None
     load_w: Quantity | None = None
-    meter_command: tuple[str, ...] | None = None
-
-
-class Decision(Record):
-    """A table of limits the product's owner chose; one basis and source for all of them."""
-
-    basis: FigureBasis
-    source: str = Field(min_length=1)
+    meter_command: tuple[str, ...] | None = Field(default=None, min_length=1)
 
 
 class Ops(Record):
@@ -253,21 +330,28 @@ class Profile(Record):
 
 
 class Transport(Record):
-    """How to reach the device; names of environment variables, never secrets."""
+    """How to reach the device; names of environment variables, never secrets.
+
+    Attributes:
+        port: of the SSH server; the client's own setting where absent.
+        python: interpreter on the device.
+        folder: where scratch directories are made; the device's own choice where absent.
+    """
 
     kind: Literal["local", "ssh", "adb"]
     host_env: str | None = None
     serial_env: str | None = None
     known_hosts: str | None = None
-    python: str = "python3"
     port: int | None = Field(default=None, ge=1, le=65535)
-    folder: str | None = None
+    python: str = Field(default="python3", min_length=1)
+    folder: str | None = Field(default=None, min_length=1)
 
 
 class ReferenceLatency(Record):
     """A published row to compare with. Published tables hold outliers: never a truth."""
 
     model: str
+    runtime: str | None = None
     dtype: Dtype
     threads: int | None = None
     unit: Literal["cpu", "npu"] = "cpu"
@@ -286,7 +370,9 @@ class Target(Record):
     schema_: Literal["edge-target/1"] = Field(alias="schema")
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     name: str
-    class_: Literal["sbc", "mobile", "smart-camera", "on-sensor", "mcu"] = Field(alias="class")
+    class_: Literal["sbc", "mobile", "smart-camera", "on-sensor", "mcu", "pc"] = Field(
+        alias="class"
+    )
     platform: Platform
     cpu: Cpu | None = None
     memory: Memory = Memory()
@@ -303,18 +389,26 @@ class Target(Record):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Target:
-        """Read a target file, or one that ships by its name.
+        """Read a target file, or by its name one that ships or is in the user's folder.
 
         Raises:
-            PareError: no such target, an unknown key, or a value that is not allowed.
+            PareError: no such target, one of the user's that has the name of one that
+                ships, an unknown key, or a value that is not allowed.
         """
         path = Path(name_or_path)
         if path.suffix != ".toml":
-            known = shipped()
-            if str(name_or_path) not in known:
-                raise unknown("target", str(name_or_path), known)
-            path = known[str(name_or_path)]
+            path = _find(str(name_or_path))
         return parse(cls, read_toml(path), str(path))
+
+    @model_validator(mode="after")
+    def _has_engines(self) -> Target:
+        for one in self.constraints.formats:
+            if why := self.platform.lacks(one):
+                raise ValueError(
+                    f"constraints.formats holds {one!r}, but {why}. Take it out, or describe "
+                    "a 64-bit system in [platform]"
+                )
+        return self
 
     def figures(self) -> list[FigureRow]:
         """List every figure with its unit, basis and source, in the file's order."""
@@ -331,6 +425,24 @@ def shipped() -> dict[str, Path]:
     installed = _PACKAGE / "_targets"
     folder = installed if installed.is_dir() else _PACKAGE.parent / "targets"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _find(name: str) -> Path:
+    """Return the file of a target that ships, or else of one in the user's folder."""
+    ships, own = shipped(), own_targets.own()
+    if name in ships and name in own:
+        raise PareError(
+            f"{own[name]} has the name of a target that ships. Rename it, or give its path."
+        )
+    if name == own_targets.HOST and name not in own:
+        raise PareError(
+            f"no target named {name!r} yet. Run `pare targets probe`, which describes this "
+            f"machine in {own_targets.folder() / f'{name}.toml'}."
+        )
+    known = {**own, **ships}
+    if name not in known:
+        raise unknown("target", name, known)
+    return known[name]
 
 
 def unit_of(key: str) -> str:

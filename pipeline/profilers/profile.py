@@ -179,9 +179,14 @@ def claimed(measured: Measurement) -> Measure:
     """Return the latency that a budget of a 90th percentile is held against.
 
     What can be claimed with 99 % confidence, where enough runs were made; else the largest
-    figure that the tool gives.
+    figure that the tool gives, by its name.
     """
-    return measured.p90_claim or measured.p95 or measured.typical
+    figures = {"p90": measured.p90_claim, "p95": measured.p95, "median": measured.median}
+    name, figure = next(
+        ((name, one) for name, one in figures.items() if one), ("mean", measured.mean)
+    )
+    said = {**figure.conditions, "statistic": name}
+    return figure.model_copy(update={"spread": None, "conditions": said})
 
 
 def load(path: Path) -> Profile:

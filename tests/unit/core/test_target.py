@@ -4,7 +4,15 @@ import pytest
 
 from pipeline.core import target as module
 from pipeline.core.errors import PareError
-from pipeline.core.target import Calibration, Figure, RuntimeFact, Target, shipped, unit_of
+from pipeline.core.target import (
+    Calibration,
+    Figure,
+    Memory,
+    RuntimeFact,
+    Target,
+    shipped,
+    unit_of,
+)
 
 MINIMAL = """
 schema = "edge-target/1"
@@ -134,3 +142,92 @@ def test_a_calibration_too_poor_for_an_interval_is_refused():
 def test_a_figure_shows_where_it_comes_from():
     figure = Figure(value=7.2, basis="measured", source="a meter")
     assert str(figure) == "7.2 (measured: a meter)"
+
+
+ARM_32 = """
+[[platform.variants]]
+docker_platform = "linux/arm/v7"
+arch = "arm"
+formats = {formats}
+source = "test"
+"""
+
+
+@pytest.mark.parametrize("arch", ["arm", "armv7", "armv7l", "armhf"])
+def test_32_bit_arm_takes_no_onnx(tmp_path, arch):
+    text = MINIMAL.replace('os = "linux"', f'os = "linux"\narch = "{arch}"')
+    with pytest.raises(PareError) as refused:
+        Target.load(write(tmp_path, text))
+    assert str(refused.value) == (
+        f"{tmp_path / 'bench.toml'}: constraints.formats holds 'onnx', but onnxruntime has no "
+        "wheel for 32-bit Arm. Take it out, or describe a 64-bit system in [platform]."
+    )
+    taken = Target.load(write(tmp_path, text.replace('"onnx"', '"tflite"')))
+    assert taken.platform.lacks("onnx")
+    assert not taken.platform.lacks("tflite")
+
+
+def test_a_container_for_32_bit_arm_takes_no_onnx_either(tmp_path):
+    text = MINIMAL.replace('os = "linux"', 'os = "linux"\ndocker_platform = "linux/arm/v7"')
+    with pytest.raises(PareError, match="no wheel for 32-bit Arm"):
+        Target.load(write(tmp_path, text))
+    sixty_four = text.replace("linux/arm/v7", "linux/arm64")
+    assert Target.load(write(tmp_path, sixty_four)).constraints.formats == ("onnx",)
+
+
+def test_a_variant_of_32_bits_takes_no_onnx(tmp_path):
+    path = write(tmp_path, MINIMAL + ARM_32.format(formats='["tflite", "onnx"]'))
+    with pytest.raises(PareError, match="32-bit Arm: take 'onnx' out of formats"):
+        Target.load(path)
+    path = write(tmp_path, MINIMAL + ARM_32.format(formats='["tflite"]'))
+    (variant,) = Target.load(path).platform.variants
+    assert (variant.arch, variant.formats) == ("arm", ("tflite",))
+
+
+@pytest.mark.parametrize("kind", ["sbc", "mobile", "smart-camera", "on-sensor", "mcu", "pc"])
+def test_a_class_is_one_of_six(tmp_path, kind):
+    path = write(tmp_path, MINIMAL.replace('class = "sbc"', f'class = "{kind}"'))
+    assert Target.load(path).class_ == kind
+    with pytest.raises(PareError, match="choose 'sbc', 'mobile'"):
+        Target.load(write(tmp_path, MINIMAL.replace('class = "sbc"', 'class = "toaster"')))
+
+
+def test_a_transport_says_which_python_port_and_folder(tmp_path):
+    extra = '[transport]\nkind = "ssh"\nhost_env = "BENCH"\n'
+    plain = Target.load(write(tmp_path, MINIMAL + extra)).transport
+    assert (plain.python, plain.port, plain.folder) == ("python3", None, None)
+    extra += 'python = "/opt/python"\nport = 2222\nfolder = "/mnt/scratch"\n'
+    told = Target.load(write(tmp_path, MINIMAL + extra)).transport
+    assert (told.python, told.port, told.folder) == ("/opt/python", 2222, "/mnt/scratch")
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_a_port_is_one(tmp_path, port):
+    extra = '[transport]\nkind = "ssh"\nport = {}\n'
+    assert Target.load(write(tmp_path, MINIMAL + extra.format(port))).transport.port == port
+    for wrong in (0, 65536):
+        with pytest.raises(PareError, match=f"transport.port = {wrong}"):
+            Target.load(write(tmp_path, MINIMAL + extra.format(wrong)))
+
+
+def test_a_meter_is_a_list_of_arguments(tmp_path):
+    extra = '[power]\nmeter_command = ["meter", "--watts"]\n'
+    power = Target.load(write(tmp_path, MINIMAL + extra)).power
+    assert power.meter_command == ("meter", "--watts")
+    with pytest.raises(PareError, match=r"power\.meter_command = 'meter': a list is wanted"):
+        Target.load(write(tmp_path, MINIMAL + '[power]\nmeter_command = "meter"\n'))
+
+
+def test_the_last_cache_is_the_largest_that_is_known():
+    second, third = (Figure(value=kb, basis="vendor", source="a test") for kb in (1, 2))
+    assert Memory().last_cache_kb is None
+    assert Memory(cache_l2_kb=second).last_cache_kb == second
+    assert Memory(cache_l2_kb=second, cache_l3_kb=third).last_cache_kb == third
+
+
+def test_a_table_of_operators_has_a_source(tmp_path):
+    unit = '[accelerator]\nname = "U"\nkind = "npu"\n[accelerator.ops]\nnames = ["ADD"]\n'
+    with pytest.raises(PareError, match=r"'accelerator\.ops\.source' is missing"):
+        Target.load(write(tmp_path, MINIMAL + unit))
+    unit += 'basis = "vendor"\nsource = "a page"\n'
+    assert Target.load(write(tmp_path, MINIMAL + unit)).accelerator.ops.names == ("ADD",)

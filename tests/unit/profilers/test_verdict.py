@@ -1,9 +1,9 @@
 import pytest
+from judged import CAMERA, PI, candidate, check, figures, limits, predicted
 
 from pipeline.core.measure import Measure
-from pipeline.core.target import Figure, Memory, Ops, Storage, Target
+from pipeline.core.target import Figure, Memory, Ops, Storage
 from pipeline.profilers.file_graph import FileGraph, OpInfo, TensorInfo
-from pipeline.profilers.memory import MemoryPlan
 from pipeline.profilers.verdict import (
     Candidate,
     GraphFigures,
@@ -12,70 +12,6 @@ from pipeline.profilers.verdict import (
     judge,
     peak_ram,
 )
-
-PI = Target.load("raspberry-pi-4b")
-CAMERA = Target.load("smart-camera-imx8mp")
-
-
-def figures(**changes):
-    arena = changes.pop("arena", 1_000_000)
-    base = GraphFigures(
-        macs=1,
-        activation_bytes=1,
-        weight_bytes=2_000_000,
-        op_types=("CONV_2D",),
-        int8_granularity="per-tensor",
-        static_shapes=True,
-        batch=1,
-        input_dtypes=("int8",),
-        output_dtypes=("int8",),
-        input_hw=(32, 32),
-        memory=MemoryPlan(
-            liveness_bytes=arena,
-            greedy_bytes=arena,
-            naive_bytes=arena,
-            in_place_bytes=arena,
-            where="CONV_2D widest",
-        ),
-    )
-    return base.model_copy(update=changes)
-
-
-def predicted(ms, high=None):
-    return Measure(value=ms, unit="ms", basis="predicted", spread=(ms / 2, high or ms * 2))
-
-
-def candidate(graph=None, **changes):
-    graph = graph or figures()
-    base = Candidate(
-        file="net.tflite",
-        format="tflite",
-        scheme="int8",
-        dtype="int8",
-        bytes=3_000_000,
-        graph=graph,
-        top1=0.87,
-        reference_top1=0.875,
-        predicted=predicted(10),
-        bound=Measure(value=2, unit="ms", basis="bound"),
-        peak_ram=peak_ram(graph),
-    )
-    return base.model_copy(update=changes)
-
-
-def check(name, verdict):
-    (found,) = [c for c in verdict.checks if c.name == name]
-    return found
-
-
-def limits(target, **changes):
-    return target.model_copy(
-        update={"constraints": target.constraints.model_copy(update=changes)}
-    )
-
-
-def budgets(target, **changes):
-    return target.model_copy(update={"budgets": target.budgets.model_copy(update=changes)})
 
 
 def test_a_file_within_every_limit_fits():
@@ -90,6 +26,7 @@ def test_a_file_within_every_limit_fits():
         "output dtype",
         "static shapes",
         "batch",
+        "coverage",
         "file size (budget)",
         "activations",
         "peak RAM (budget)",
