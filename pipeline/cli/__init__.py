@@ -369,6 +369,57 @@ def targets_probe(out: Path | None, force: bool) -> None:
     click.echo("\n".join(execute(out, force=force)))
 
 
+@targets.command("validate")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write every compared row to FILE.",
+)
+def targets_validate(as_json: bool, csv_file: Path | None) -> None:
+    """Compare the predictor with published latencies, leaving each network out once.
+
+    Exit code 2: the error is beyond what this project promises.
+    """
+    from pipeline.cli.validating import execute
+
+    execute(as_json=as_json, csv_file=csv_file)
+
+
+@targets.command("calibrate")
+@click.argument("name")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="")
+@click.option(
+    "--from",
+    "profiles",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="PROFILE...",
+    help="JSON files of `pare profile`, of at least two networks measured on the device.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to write.  [default: NAME itself if it is a file, else ./NAME.toml]",
+)
+def targets_calibrate(
+    name: str, more: tuple[Path, ...], profiles: tuple[Path, ...], out: Path | None
+) -> None:
+    """Fit a target's rates to latencies that were measured on it.
+
+    NAME is a target that ships, or a target file of your own. What is written is the target
+    with its [[calibration]] for the profiles' runtime, version, number format and threads
+    replaced or added; all else stays as it was.
+    """
+    from pipeline.cli.calibrating import execute
+
+    execute(name, [*profiles, *more], out)
+
+
 @main.command()
 def doctor() -> None:
     """Show the version of every engine, what is missing, and how to install it."""

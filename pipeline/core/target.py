@@ -278,11 +278,33 @@ class RuntimeFact(Record):
         return self
 
 
-class Calibration(Record):
-    """Two effective rates of one (runtime, dtype, threads): t = MACs / R + bytes / B.
+class Rates(Record):
+    """Two effective rates of one runtime on one device: t = MACs / R + bytes / B + overhead.
+
+    >>> Rates(r_gmac_s=10, b_gb_s=2).ms(macs=50_000_000, activation_bytes=4_000_000)
+    7.0
+    """
+
+    r_gmac_s: float = Field(gt=0)
+    b_gb_s: float = Field(gt=0)
+    overhead_us: float = Field(default=0, ge=0)
+
+    def ms(self, macs: float, activation_bytes: float) -> float:
+        """Return the milliseconds of one inference; what every prediction is made with."""
+        return (
+            macs / self.r_gmac_s * 1e-6
+            + activation_bytes / self.b_gb_s * 1e-6
+            + self.overhead_us * 1e-3
+        )
+
+
+class Calibration(Rates):
+    """The rates of one (runtime, dtype, threads), and what they were fitted to.
 
     Attributes:
         runtime: ``xnnpack`` runs TFLite files, ``onnxruntime`` ONNX files.
+        version: of the engine that was timed (``2.3.0`` of LiteRT); absent where the
+            source doesn't say. The rates of one version are not those of another.
         threads: absent where the source doesn't say; then it stands for the default.
         loo_mape_pct: leave-one-model-out error. Above 48 % the interval that follows
             from it has no finite upper end, and the rates are no calibration.
@@ -291,12 +313,10 @@ class Calibration(Record):
     """
 
     runtime: Literal["xnnpack", "onnxruntime"]
+    version: str | None = Field(default=None, min_length=1)
     dtype: Dtype
     threads: int | None = Field(default=None, ge=1)
     unit: Literal["cpu"] = "cpu"
-    r_gmac_s: float = Field(gt=0)
-    b_gb_s: float = Field(gt=0)
-    overhead_us: float = Field(default=0, ge=0)
     n_models: int | None = Field(default=None, ge=1)
     loo_mape_pct: float | None = Field(default=None, gt=0, le=48)
     macs_min: float | None = Field(default=None, gt=0)

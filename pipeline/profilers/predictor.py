@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pipeline.core.measure import Measure
@@ -15,14 +16,7 @@ _RUNTIMES = {"tflite": "xnnpack", "onnx": "onnxruntime"}
 
 
 def predict(graph: FileGraph, target: Target, threads: int | None = None) -> Measure | None:
-    """Predict the latency on the target's CPU from two rates fitted to published runs.
-
-    t = MACs / R + activation bytes / B + overhead. The interval holds nine times in ten
-    where the calibration has a leave-one-out error: errors relative to the measured time
-    are taken as normal, so their deviation is that error times sqrt(pi / 2) and the limit
-    h is 1.64 of them; a time t' that is predicted as t then lies within t / (1 + h) and
-    t / (1 - h). Without a leave-one-out error, or outside the range of sizes of the
-    calibrating models, it is at least half to twice the prediction.
+    """Predict the latency of a file on the target's CPU from rates fitted to timed networks.
 
     Args:
         graph: the file.
@@ -30,39 +24,85 @@ def predict(graph: FileGraph, target: Target, threads: int | None = None) -> Mea
         threads: as many as the runtime uses by default where not given.
 
     Returns:
-        Milliseconds, or ``None`` without a calibration for the file's runtime, dtype and
-        threads: then only :func:`bound` is to be had.
+        Milliseconds as :func:`predict_counts` makes them, or ``None`` without a calibration
+        for the file's runtime, dtype and threads: then only :func:`bound` is to be had.
     """
     threads = threads or _default_threads(graph, target)
     rates = calibration_for(graph, target, threads)
     if rates is None:
         return None
-    ms = (
-        graph.macs / rates.r_gmac_s * 1e-6
-        + graph.activation_bytes / rates.b_gb_s * 1e-6
-        + rates.overhead_us * 1e-3
+    installed = target.runtime_for(graph.format)
+    more: dict[str, Any] = {"target": target.id, "threads": threads}
+    other = _other_version(rates, installed.version if installed else None)
+    return predict_counts(
+        graph.macs, graph.activation_bytes, rates, more | ({"why": other} if other else {})
     )
-    extrapolated = _is_outside(graph.macs, rates)
+
+
+def predict_counts(
+    macs: int,
+    activation_bytes: int,
+    rates: Calibration,
+    conditions: Mapping[str, Any] | None = None,
+) -> Measure:
+    """Predict a latency from what a file or a network computes and moves.
+
+    t = MACs / R + activation bytes / B + overhead. The interval is :func:`interval`'s;
+    outside the range of sizes of the calibrating models it is at least half to twice the
+    prediction.
+
+    Args:
+        macs: multiply-accumulates of one inference.
+        activation_bytes: read and written by all operations, weights not counted.
+        rates: of the runtime, number format and threads it will run with.
+        conditions: what else is known, such as the target; recorded with the figure.
+    """
+    ms = rates.ms(macs, activation_bytes)
+    low, high = interval(ms, rates.loo_mape_pct)
+    extrapolated = _is_outside(macs, rates)
+    if extrapolated:
+        low, high = min(low, ms / _NO_LOO_FACTOR), max(high, ms * _NO_LOO_FACTOR)
     return Measure(
         value=ms,
         unit="ms",
         basis="predicted",
-        spread=_interval(ms, rates, extrapolated=extrapolated),
+        spread=(low, high),
         conditions={
-            "target": target.id,
-            "unit": "cpu",
+            "unit": rates.unit,
             "runtime": rates.runtime,
+            "runtime_version": rates.version,
             "dtype": rates.dtype,
-            "threads": threads,
-            "macs": graph.macs,
-            "activation_bytes": graph.activation_bytes,
+            "macs": macs,
+            "activation_bytes": activation_bytes,
             "calibration": rates.source,
             "calibration_basis": rates.basis,
             "calibration_models": rates.n_models,
             "loo_mape_pct": rates.loo_mape_pct,
             "extrapolated": extrapolated,
+            **(conditions or {}),
         },
     )
+
+
+def interval(ms: float, loo_mape_pct: float | None) -> tuple[float, float]:
+    """Return what a prediction's true value lies in nine times in ten.
+
+    Errors relative to the measured time are taken as normal, so their deviation is the
+    leave-one-out error times sqrt(pi / 2) and the limit h is 1.64 of them; a time t' that
+    is predicted as t then lies within t / (1 + h) and t / (1 - h). Without a leave-one-out
+    error it is half to twice the prediction.
+
+    Args:
+        ms: the prediction.
+        loo_mape_pct: beyond 48 there is no finite upper end.
+
+    >>> interval(10.0, None), interval(10.0, 60.0)[1]
+    ((5.0, 20.0), inf)
+    """
+    if loo_mape_pct is None:
+        return ms / _NO_LOO_FACTOR, ms * _NO_LOO_FACTOR
+    limit = _TWO_SIDED_90 * loo_mape_pct / 100 * math.sqrt(math.pi / 2)
+    return ms / (1 + limit), ms / (1 - limit) if limit < 1 else math.inf
 
 
 def calibration_for(
@@ -70,17 +110,33 @@ def calibration_for(
 ) -> Calibration | None:
     """Return the rates of the runtime, dtype and threads a file would run with, if known.
 
-    A calibration that doesn't say its threads stands for the runtime's default.
+    A calibration that doesn't say its threads stands for the runtime's default. Of several,
+    the one of the version that the target runs goes first, then one that names no version.
     """
-    fitting = [
-        row
-        for row in target.calibration
-        if (row.runtime, row.dtype) == (_RUNTIMES[graph.format], graph.dtype)
-    ]
+    installed = target.runtime_for(graph.format)
+    version = installed.version if installed else None
+    fitting = sorted(
+        (
+            row
+            for row in target.calibration
+            if (row.runtime, row.dtype) == (_RUNTIMES[graph.format], graph.dtype)
+        ),
+        key=lambda row: (row.version != version, row.version is not None),
+    )
     exact = next((row for row in fitting if row.threads == threads), None)
     if exact or threads != _default_threads(graph, target):
         return exact
     return next((row for row in fitting if row.threads is None), None)
+
+
+def _other_version(rates: Calibration, installed: str | None) -> str:
+    """Say that the rates are of another version than the target runs, where they are."""
+    if rates.version is None or installed is None or rates.version == installed:
+        return ""
+    return (
+        f"the rates were measured with {rates.runtime} {rates.version}, the target runs "
+        f"{installed}: rates of another version can be far off"
+    )
 
 
 def bound(
@@ -141,16 +197,6 @@ def _is_outside(macs: int, rates: Calibration) -> bool:
     below = rates.macs_min is not None and macs < rates.macs_min
     above = rates.macs_max is not None and macs > rates.macs_max
     return below or above
-
-
-def _interval(ms: float, rates: Calibration, *, extrapolated: bool) -> tuple[float, float]:
-    """Return the interval stated at :func:`predict`."""
-    low, high = ms / _NO_LOO_FACTOR, ms * _NO_LOO_FACTOR
-    if rates.loo_mape_pct is None:
-        return low, high
-    limit = _TWO_SIDED_90 * rates.loo_mape_pct / 100 * math.sqrt(math.pi / 2)
-    fitted = ms / (1 + limit), ms / (1 - limit)
-    return (min(low, fitted[0]), max(high, fitted[1])) if extrapolated else fitted
 
 
 def _cpu_peak(graph: FileGraph, target: Target, threads: int | None) -> float | None:

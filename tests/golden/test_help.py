@@ -24,8 +24,8 @@ def commands(command=main, path=()):
 def test_the_commands_are_these():
     assert sorted(" ".join(path) for path in commands() if path) == [
         "compact", "doctor", "export", "inspect", "list", "profile", "prune", "quantize",
-        "report", "run", "targets", "targets check", "targets list", "targets probe",
-        "targets show", "train",
+        "report", "run", "targets", "targets calibrate", "targets check", "targets list",
+        "targets probe", "targets show", "targets validate", "train",
     ]  # fmt: skip
 
 

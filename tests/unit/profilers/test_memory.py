@@ -125,7 +125,7 @@ def test_an_empty_graph_needs_nothing():
     assert (planned.liveness_bytes, planned.greedy_bytes, planned.where) == (0, 0, "")
 
 
-def test_of_two_gaps_the_tighter_one_is_taken():
+def test_what_left_makes_room():
     lives = (
         Lifetime(name="wall", bytes=640, first=0, last=9),
         Lifetime(name="early", bytes=512, first=0, last=1),
@@ -136,6 +136,22 @@ def test_of_two_gaps_the_tighter_one_is_taken():
     offsets = greedy_offsets(lives)
     assert offsets["late"] == offsets["early"] == 640
     assert arena_bytes(lives, offsets) == 1600
+
+
+def test_of_two_gaps_the_tighter_one_is_taken():
+    lives = (
+        Lifetime(name="wall", bytes=1024, first=0, last=9),
+        Lifetime(name="wide", bytes=960, first=0, last=1),
+        Lifetime(name="shelf", bytes=896, first=0, last=9),
+        Lifetime(name="tight", bytes=832, first=0, last=1),
+        Lifetime(name="floor", bytes=768, first=0, last=9),
+        Lifetime(name="late", bytes=704, first=5, last=6),
+    )
+    # wide left 1024-1984 and tight 2880-3712; late fits into both.
+    offsets = greedy_offsets(lives)
+    assert (offsets["wide"], offsets["tight"]) == (1024, 2880)
+    assert offsets["late"] == offsets["tight"]
+    assert arena_bytes(lives, offsets) == 3712 + 768
 
 
 sizes = st.integers(1, 400)

@@ -10,8 +10,16 @@ from profiler_graphs import (
 )
 
 from pipeline.core.target import Target
+from pipeline.models import build
 from pipeline.profilers.file_graph import FileGraph, OpInfo, TensorInfo
-from pipeline.profilers.predictor import bound, calibration_for, predict
+from pipeline.profilers.predictor import (
+    bound,
+    calibration_for,
+    interval,
+    predict,
+    predict_counts,
+)
+from pipeline.profilers.read_network import read_network
 
 PI = Target.load("raspberry-pi-4b")
 PHONE = Target.load("android-midrange")
@@ -149,6 +157,63 @@ def test_a_calibration_that_does_not_say_its_threads_stands_for_the_default_only
 
 def test_a_target_without_a_runtime_for_the_format_predicts_nothing():
     assert predict(one_op(1, 1, "int8", "onnx"), CAMERA) is None
+
+
+def test_a_file_and_what_was_counted_of_it_are_predicted_alike():
+    graph = mobilenet_v2(4)
+    of_file = predict(graph, PI)
+    of_counts = predict_counts(graph.macs, graph.activation_bytes, PI.calibration[0])
+    assert (of_counts.value, of_counts.spread) == (of_file.value, of_file.spread)
+    assert of_counts.conditions.items() <= of_file.conditions.items()
+
+
+def test_a_network_is_predicted_as_its_file_would_be():
+    model = build("torchvision:mobilenet_v2", {}, classes=1000, channels=3, size=224, seed=0)
+    of_network = predict(read_network(model, (3, 224, 224)), PI)
+    assert of_network.value == pytest.approx(predict(mobilenet_v2(4), PI).value, rel=1e-3)
+
+
+def test_an_interval_without_an_error_is_half_to_twice():
+    assert interval(10, None) == (5, 20)
+    assert interval(10, 48)[1] < math.inf
+    assert interval(10, 49) == (pytest.approx(4.98, abs=0.01), math.inf)
+
+
+def with_versions(*versions):
+    """The target with one row for each version, the slower the later it is named."""
+    first = PI.calibration[0]
+    rows = tuple(
+        first.model_copy(update={"version": v, "r_gmac_s": first.r_gmac_s / (1 + i)})
+        for i, v in enumerate(versions)
+    )
+    return PI.model_copy(update={"calibration": rows})
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        (("1.0.0", None, "2.3.0"), "2.3.0"),  # that of the target's runtime
+        (("1.0.0", None), None),
+        (("1.0.0", "1.1.0"), "1.0.0"),
+    ],
+)
+def test_the_rates_of_the_version_that_runs_go_first(versions, chosen):
+    target = with_versions(*versions)
+    assert calibration_for(one_op(1, 1), target, 4).version == chosen
+    assert predict(one_op(1, 1), target).conditions["runtime_version"] == chosen
+
+
+def test_rates_of_another_version_predict_and_say_so():
+    conditions = predict(one_op(1, 1), with_versions("1.0.0")).conditions
+    assert conditions["why"] == (
+        "the rates were measured with xnnpack 1.0.0, the target runs 2.3.0: rates of another "
+        "version can be far off"
+    )
+
+
+@pytest.mark.parametrize("version", ["2.3.0", None])
+def test_the_same_version_or_none_needs_no_word(version):
+    assert "why" not in predict(one_op(1, 1), with_versions(version)).conditions
 
 
 def test_the_bound_is_the_nominal_peak():
