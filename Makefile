@@ -6,7 +6,7 @@ READY  := $(VENV)/.installed
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint fmt types golden results wheel check clean
+.PHONY: help setup demo test test-slow test-device lint fmt types golden results wheel check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: setup ## the whole test suite, less what is marked slow
 
 test-slow: setup ## the tests that take minutes
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
+
+test-device: setup ## files on an emulated arm64 board (root, Debian; made once, five minutes)
+	PYTHON=$(BIN)/python tests/device/rootfs.sh arm64 build/rootfs-arm64
+	$(BIN)/python -m pytest -n 0 -m device tests/device
 
 lint: setup ## ruff and strict types
 	$(BIN)/ruff check .

@@ -42,10 +42,8 @@ def stranger(conditions: Mapping[str, Any], target: Target) -> str | None:
     known = {_PARTS[part] for part in conditions.get("cpu_parts") or () if part in _PARTS}
     cores = {cluster.core for cluster in target.cpu.clusters} if target.cpu else set()
     if known and cores and not known & cores:
-        return (
-            f"its cores are {', '.join(sorted(known))}, those of {target.id} are "
-            + ", ".join(sorted(cores))
-        )
+        ours, theirs = ", ".join(sorted(known)), ", ".join(sorted(cores))
+        return f"its cores are {ours}, not {theirs}"
     return None
 
 

@@ -44,14 +44,14 @@ for flags in {flags}; do
   echo "pare-begin"
   {taskset}./benchmark_model --graph=model.tflite {common} $flags 2>&1 </dev/null &
   pid=$!
-  (cat <&3 >/dev/null; kill "$pid") 2>/dev/null &
+  (cat <&3; kill "$pid") >/dev/null 2>&1 &
   watch=$!
-  wait "$pid" || fail "benchmark_model ended with $?" 77
+  wait "$pid"
+  code=$?
   kill "$watch"
+  [ "$code" = 0 ] || fail "benchmark_model ended with $code" 77
 done
 """
-FAILED = 77
-
 Say = Callable[[str, bytes, Tell, float], Said]
 
 

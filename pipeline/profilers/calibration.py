@@ -7,22 +7,21 @@ rate is worse than none.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.core.target import Calibration, Dtype
+from pipeline.profilers.predictor import RUNTIMES
+from pipeline.profilers.profile import load
 from pipeline.profilers.rates import Run, common_balance, error, fit, leave_one_out, mape
 
-SCHEMA = "pare-profile/1"
-_ENGINES = {"litert": "xnnpack", "xnnpack": "xnnpack", "onnxruntime": "onnxruntime"}
 _MAX_LOO_PCT = 48.0  # beyond it the interval has no upper end
 _FOR_A_LOO = 3  # of two networks, one is left, which tells no two rates
 
@@ -60,37 +59,6 @@ class Sample(Record):
         return Run(self.macs, self.activation_bytes, self.median_ms)
 
 
-class _File(BaseModel):
-    name: str
-    sha256: str
-
-
-class _Graph(BaseModel):
-    macs: int
-    activation_bytes: int
-    dtype: str
-
-
-class _Measured(BaseModel):
-    runtime: str
-    runtime_version: str | None = None
-    threads: int
-    median_ms: float
-    stable: bool = True
-    conditions: dict[str, Any] = Field(default_factory=dict)
-
-
-class _Profile(BaseModel):
-    """The part of a profile that calibrates; what else it holds is not looked at."""
-
-    complete: bool
-    target: str
-    file: _File
-    graph: _Graph
-    measured: _Measured | None
-    refused: str | None = None
-
-
 def samples(paths: Iterable[Path]) -> list[Sample]:
     """Read what was measured from profiles.
 
@@ -103,28 +71,21 @@ def samples(paths: Iterable[Path]) -> list[Sample]:
 
 
 def _sample(path: Path) -> Sample:
-    profile = _read(path)
+    profile = load(path)
     measured = profile.measured
-    if not profile.complete:
-        raise PareError(f"{path} was cut short: measure it again with `pare profile`.")
     if measured is None:
         why = f": {profile.refused}" if profile.refused else ""
         raise PareError(
             f"{path} holds no measurement{why}. Rates are fitted to times that were measured "
             "on the device itself; predicted ones would only give their own rates back."
         )
-    if measured.conditions.get("emulation"):
+    if profile.stranger:
         raise PareError(
-            f"{path} was measured under emulation ({measured.conditions['emulation']}), "
-            "whose times mean nothing. Measure on the device."
+            f"{path} was not measured on {profile.target}: {profile.stranger}. Measure on the "
+            "device itself."
         )
-    if not measured.stable:
+    if measured.stable is False:
         raise PareError(f"{path}: its times did not settle. Measure again on a quiet device.")
-    if measured.runtime not in _ENGINES:
-        raise PareError(
-            f"{path}: no rates are kept for runtime {measured.runtime!r}. "
-            f"Known: {', '.join(_ENGINES)}."
-        )
     if profile.graph.dtype not in get_args(Dtype):
         raise PareError(
             f"{path}: {profile.file.name} computes in {profile.graph.dtype}, which no single "
@@ -133,36 +94,18 @@ def _sample(path: Path) -> Sample:
     values = {
         "profile": str(path),
         "target": profile.target,
-        "runtime": _ENGINES[measured.runtime],
+        "runtime": RUNTIMES[profile.file.format],
         "version": measured.runtime_version,
         "dtype": profile.graph.dtype,
         "threads": measured.threads,
         "macs": profile.graph.macs,
         "activation_bytes": profile.graph.activation_bytes,
-        "median_ms": measured.median_ms,
+        "median_ms": measured.typical.value,
         "file": profile.file.name,
         "sha256": profile.file.sha256,
     }
     try:
         return Sample.model_validate(values)
-    except ValidationError as problem:
-        raise _damaged(path, problem) from None
-
-
-def _read(path: Path) -> _Profile:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PareError(f"no profile at {path}. Check the path.") from None
-    except (OSError, ValueError, RecursionError) as problem:
-        raise PareError(f"{path} is damaged, or no JSON: {problem}. Measure again.") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise PareError(
-            f"{path} is no profile: its schema is not {SCHEMA!r}. Give the JSON files that "
-            "`pare profile` writes."
-        )
-    try:
-        return _Profile.model_validate(found)
     except ValidationError as problem:
         raise _damaged(path, problem) from None
 

@@ -12,7 +12,7 @@ from pipeline.profilers.file_graph import FileGraph, OpInfo
 
 _NO_LOO_FACTOR = 2.0  # the interval is x/÷ this where no leave-one-out error is known
 _TWO_SIDED_90 = 1.64  # standard deviations
-_RUNTIMES = {"tflite": "xnnpack", "onnx": "onnxruntime"}
+RUNTIMES = {"tflite": "xnnpack", "onnx": "onnxruntime"}
 
 
 def predict(graph: FileGraph, target: Target, threads: int | None = None) -> Measure | None:
@@ -119,7 +119,7 @@ def calibration_for(
         (
             row
             for row in target.calibration
-            if (row.runtime, row.dtype) == (_RUNTIMES[graph.format], graph.dtype)
+            if (row.runtime, row.dtype) == (RUNTIMES[graph.format], graph.dtype)
         ),
         key=lambda row: (row.version != version, row.version is not None),
     )

@@ -199,7 +199,7 @@ def load(path: Path) -> Profile:
         if path.stat().st_size > _LARGEST:
             raise PareError(f"{path} is too large for a profile.")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PareError(f"{path} is no readable profile ({error}). Measure again.") from error
     if not isinstance(content, Mapping) or content.get("schema") != "pare-profile/1":
         raise PareError(f"{path} is no profile of `pare profile`. Measure again.")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from profile_files import profile_json
 
 from pipeline.cli import main, validating
 from pipeline.core.target import Rates, Target, shipped
@@ -23,17 +24,15 @@ def profiles(tmp_path, monkeypatch):
     """Two profiles of the Pi in the folder we are in."""
     monkeypatch.chdir(tmp_path)
     for name, (macs, moved) in NETWORKS.items():
-        found = {
-            "schema": "pare-profile/1",
-            "complete": True,
-            "target": "raspberry-pi-4b",
-            "file": {"name": f"{name}.tflite", "sha256": name},
-            "graph": {"macs": macs, "activation_bytes": moved, "dtype": "fp32"},
-            "measured": {
-                "runtime": "litert", "runtime_version": "2.3.0", "threads": 4,
-                "median_ms": TRUE.ms(macs, moved),
-            },
-        }  # fmt: skip
+        found = profile_json(
+            file__name=f"{name}.tflite",
+            file__sha256=name,
+            graph__macs=macs,
+            graph__activation_bytes=moved,
+            graph__dtype="fp32",
+            measured__stable=True,
+            measured__median__value=TRUE.ms(macs, moved),
+        )
         (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
     return tmp_path
 

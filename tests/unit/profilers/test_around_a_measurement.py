@@ -1,4 +1,4 @@
-"""What is told beside a measured time: whose it is, whether answers agree, energy, operators."""
+"""Told beside a measured time: whose it is, whether answers agree, energy, operators."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ PI = Target.load("raspberry-pi-4b")
         ("armv7l", ["0xd08"], None),
         ("aarch64", [], None),
         ("aarch64", ["0x804"], None),  # a part no table knows speaks neither for nor against
-        ("aarch64", ["0xd0b"], "its cores are cortex-a76, those of raspberry-pi-4b are cortex-a72"),
+        ("aarch64", ["0xd0b"], "its cores are cortex-a76, not cortex-a72"),
         ("x86_64", [], "it is amd64 (An x86), raspberry-pi-4b is arm64"),
     ],
 )  # fmt: skip
