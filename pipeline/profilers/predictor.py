@@ -157,7 +157,7 @@ def bound(
     doesn't.
 
     Returns:
-        Milliseconds, or ``None`` where the target states no peak to bound anything with.
+        Milliseconds, or ``None`` where the target states nothing that bounds this file.
     """
     threads = threads or _default_threads(graph, target)
     if unit == "accelerator":
@@ -170,6 +170,8 @@ def bound(
     seconds = math.fsum(
         max(_compute_s(op, peak), _transfer_s(op, sizes, bus, cache)) for op in graph.ops
     )
+    if not seconds:
+        return None  # all fits into the cache, and no peak is known: nothing is bounded
     conditions: dict[str, Any] = {
         "target": target.id,
         "unit": unit,
