@@ -60,8 +60,8 @@ def main(paths: list[Path]) -> int:
     lines = [
         "# The host's timer beside an independent one",
         "",
-        f"`python benchmarks/host_timer.py`, on {cpu_model()}: medians of {TURNS} turns, each "
-        + f"of {RUNS:,} runs by either timer in a process of its own, one thread.",
+        f"`python benchmarks/host_timer.py`, {cpu_model()}: medians of {TURNS} turns, each of",
+        f"{RUNS:,} runs by either timer in a process of its own, one thread.",
         "",
         "| file | pare, ms | independent, ms | ratio of medians | over the turns |",
         "|---|---|---|---|---|",
