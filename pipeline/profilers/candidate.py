@@ -175,7 +175,6 @@ def _bound(graph: FileGraph, target: Target) -> Measure | None:
     Where a file is refused unless an accelerator computes most of it, it may be the faster
     of the two; without a peak of that one nothing bounds the latency.
     """
-    target = _with_last_cache(target)
     processor = bound(graph, target)
     if target.accelerator is None or target.accelerator.on_fail == "cpu":
         return processor
@@ -183,16 +182,6 @@ def _bound(graph: FileGraph, target: Target) -> Measure | None:
     if processor is None or unit is None:
         return None
     return min(processor, unit, key=lambda measure: measure.value)
-
-
-def _with_last_cache(target: Target) -> Target:
-    """Return the target with its last cache as the one that :func:`bound` asks for.
-
-    A byte that stays in a third cache does not cross the bus: with the second one alone
-    the bound would be none.
-    """
-    memory = target.memory.model_copy(update={"cache_l2_kb": target.memory.last_cache_kb})
-    return target.model_copy(update={"memory": memory})
 
 
 def _input_hw(graph: FileGraph) -> tuple[int, int] | None:

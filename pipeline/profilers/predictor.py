@@ -253,7 +253,8 @@ def _bus(target: Target) -> float | None:
 
 
 def _cache(target: Target) -> float | None:
-    cache = target.memory.cache_l2_kb
+    """Return the bytes of the last cache: what stays in it does not cross the bus."""
+    cache = target.memory.last_cache_kb
     return cache.value * 1024 if cache else None
 
 

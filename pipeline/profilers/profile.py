@@ -18,6 +18,7 @@ from pipeline.core.record import Record, digest, parse
 from pipeline.core.target import Target
 from pipeline.profilers.agreement import Agreement, agreement
 from pipeline.profilers.belonging import stranger
+from pipeline.profilers.candidate import Candidate
 from pipeline.profilers.file_graph import FileGraph, read
 from pipeline.profilers.measurement import Energy, Measurement
 from pipeline.profilers.memory import MemoryPlan
@@ -25,7 +26,7 @@ from pipeline.profilers.operator_table import OperatorRow, operator_rows
 from pipeline.profilers.power_meter import PowerMeter
 from pipeline.profilers.transports import Tell, Transport
 from pipeline.profilers.transports.local import Local
-from pipeline.profilers.verdict import Candidate, Verdict, judge
+from pipeline.profilers.verdict import Verdict, judge
 from pipeline.runtime.harness import Settings
 
 _LARGEST = 64_000_000  # bytes of a profile; the raw samples of five windows take 0.1 MB

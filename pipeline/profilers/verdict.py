@@ -9,21 +9,9 @@ from typing import Literal
 from pipeline.core.measure import Measure
 from pipeline.core.record import Record
 from pipeline.core.target import Target
-from pipeline.profilers.candidate import Candidate, GraphFigures, peak_ram
+from pipeline.profilers.candidate import Candidate
 from pipeline.profilers.limits import checks
 from pipeline.profilers.limits.check import Check
-
-__all__ = [
-    "Candidate",
-    "Check",
-    "Choice",
-    "GraphFigures",
-    "Loss",
-    "Verdict",
-    "choose",
-    "judge",
-    "peak_ram",
-]
 
 _Basis = Literal["measured", "predicted"]
 

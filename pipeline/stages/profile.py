@@ -9,11 +9,12 @@ from pipeline.core.artifact import sha256
 from pipeline.core.measure import Measure
 from pipeline.core.rundir import read_json, write_json
 from pipeline.core.target import Target
+from pipeline.profilers.candidate import Candidate
 from pipeline.profilers.file_graph import FileGraph, read
 from pipeline.profilers.measurement import Measurement
 from pipeline.profilers.memory import plan
 from pipeline.profilers.profile import Profile, claimed
-from pipeline.profilers.verdict import Candidate, Verdict, choose, judge
+from pipeline.profilers.verdict import Verdict, choose, judge
 from pipeline.stages.context import Context
 from pipeline.stages.timing import by_kernel, profiles_of, timed
 

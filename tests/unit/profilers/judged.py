@@ -2,9 +2,9 @@
 
 from pipeline.core.measure import Measure
 from pipeline.core.target import Target
+from pipeline.profilers.candidate import Candidate, GraphFigures, peak_ram
 from pipeline.profilers.coverage import Coverage
 from pipeline.profilers.memory import MemoryPlan
-from pipeline.profilers.verdict import Candidate, GraphFigures, peak_ram
 
 PI = Target.load("raspberry-pi-4b")
 CAMERA = Target.load("smart-camera-imx8mp")

@@ -7,9 +7,10 @@ from judged import CAMERA, PI, budgets, candidate, check, figures, limits, predi
 
 from pipeline.core.measure import Measure
 from pipeline.core.target import Figure, Memory, Platform, Quantity, Target
+from pipeline.profilers.candidate import Candidate, peak_ram
 from pipeline.profilers.coverage import Coverage
 from pipeline.profilers.limits.check import at_most
-from pipeline.profilers.verdict import Candidate, choose, judge, peak_ram
+from pipeline.profilers.verdict import choose, judge
 from pipeline.profilers.what_fits import Elasticity
 
 ZERO = Target.load("raspberry-pi-zero-2w")

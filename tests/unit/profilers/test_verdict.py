@@ -3,15 +3,9 @@ from judged import CAMERA, PI, candidate, check, figures, limits, predicted
 
 from pipeline.core.measure import Measure
 from pipeline.core.target import Figure, Memory, Ops, Storage
+from pipeline.profilers.candidate import Candidate, GraphFigures, peak_ram
 from pipeline.profilers.file_graph import FileGraph, OpInfo, TensorInfo
-from pipeline.profilers.verdict import (
-    Candidate,
-    GraphFigures,
-    Verdict,
-    choose,
-    judge,
-    peak_ram,
-)
+from pipeline.profilers.verdict import Verdict, choose, judge
 
 
 def test_a_file_within_every_limit_fits():
