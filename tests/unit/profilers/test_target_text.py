@@ -43,7 +43,8 @@ def test_a_new_calibration_is_added_and_nothing_else_changes(name, tmp_path):
     )
     old, new = TEXTS[name].split("\n"), text.split("\n")
     added = len(new) - len(old)
-    start = next(i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1])
+    pairs = enumerate(zip(old, new, strict=False))
+    start = next((i for i, (a, b) in pairs if a != b), len(old))
     assert new[:start] + new[start + added :] == old
 
 
