@@ -17,6 +17,7 @@ _SCRATCH = "/tmp"  # noqa: S108 - of the container alone
 # QEMU's own default shows every extension there is, with some of which LiteRT's integer
 # kernels give wrong answers under it (SME); a core that exists is computed right.
 _CORE = "cortex-a72"
+_CORES = "/sys/devices/system/cpu"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENGINES = ("docker", "podman")
 
@@ -30,8 +31,8 @@ class Container(Remote):
     """Measures inside a container; of another architecture, only answers are compared.
 
     A folder is entered by ``chroot``, in a user namespace of its own where this is not root.
-    There ``/sys`` must not be mounted: under QEMU the engines look for this machine's
-    processor in it and crash.
+    Under QEMU the engines would look for this machine's processor in ``/sys`` and crash: a
+    folder must not have it mounted, and in a container that part of it is hidden.
 
     Args:
         address: ``container:PLATFORM``, such as ``container:linux/arm64``.
@@ -65,14 +66,16 @@ class Container(Remote):
             return [*own, "env", f"PATH={_PATH}", f"QEMU_CPU={_emulated()}", *inside]
         return [
             self._engine(), "run", "--rm", "-i", "--network", "none", "--read-only",
-            "--tmpfs", f"{_SCRATCH}:exec", "--cap-drop", "ALL",
+            "--tmpfs", f"{_SCRATCH}:exec", "--tmpfs", _CORES, "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges", "--platform", self._platform,
+            "--env", f"QEMU_CPU={_emulated()}",
             "--entrypoint", "/bin/sh", self._image, "-c", script,
         ]  # fmt: skip
 
     def blame(self, said: Said) -> str | None:
         """Say what the engine or chroot itself ran into."""
-        last = said.stderr.splitlines()[-1] if said.stderr else "it said nothing"
+        told = said.stderr.splitlines() or ["it said nothing"]
+        last = next((line for line in told if "rror" in line), told[-1])
         if self._folder and "Exec format error" in said.stderr:
             return (
                 f"{self.name}: programs of {self._platform} don't run here ({last}). Install "

@@ -298,6 +298,8 @@ def test_a_container_gets_no_network_and_no_rights(tmp_path, monkeypatch):
     assert line[:3] == ["podman", "run", "--rm"]
     assert {"--read-only", "ALL", "no-new-privileges", "linux/arm64"} <= set(line)
     assert line[line.index("--network") + 1] == "none"
+    assert "/sys/devices/system/cpu" in line
+    assert "QEMU_CPU=cortex-a72" in line
     assert line[-3:] == ["edge:1", "-c", "true"]
 
 
