@@ -75,7 +75,7 @@ class Container(Remote):
     def blame(self, said: Said) -> str | None:
         """Say what the engine or chroot itself ran into."""
         told = said.stderr.splitlines() or ["it said nothing"]
-        last = next((line for line in told if "rror" in line), told[-1])
+        last = next((line for line in told if line.startswith(_ENGINES)), told[-1])
         if self._folder and "Exec format error" in said.stderr:
             return (
                 f"{self.name}: programs of {self._platform} don't run here ({last}). Install "
