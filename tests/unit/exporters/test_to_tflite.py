@@ -130,7 +130,7 @@ def test_int8_takes_and_gives_integers_with_their_scales(exported) -> None:
 def test_granularity_reaches_the_file(exported) -> None:
     _, _, sign, _, files, _ = exported
     engine = open_model(files["int8"])
-    details = engine._interpreter.get_tensor_details()
+    details = engine._session._interpreter.get_tensor_details()
     # A dense layer of a per-tensor file repeats its one scale for each channel.
     counts = [len(set(d["quantization_parameters"]["scales"].tolist())) for d in details]
     assert (max(counts) > 1) == (sign.channels == 1)
