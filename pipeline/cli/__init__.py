@@ -268,6 +268,35 @@ def report(folder: Path) -> None:
 
 
 @main.command()
+@click.argument(
+    "runs",
+    metavar="RUN RUN [RUN]...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")
+@click.option(
+    "--fail-on-regression",
+    "demand",
+    is_flag=True,
+    help="End with exit code 3 if there is one.",
+)
+def compare(runs: tuple[Path, ...], **options: Any) -> None:
+    """Compare runs: what differs in their recipes and in their results.
+
+    The last RUN is held against the first. Over 5 % more latency, bytes or memory, over half
+    a point less accuracy, or a target that no file fits any more is a regression. Latencies
+    are compared only where processor, threads and runtime are the same and both are stable.
+
+    Exit code 2: a RUN without a report.
+    """
+    from pipeline.cli.comparing import execute
+
+    execute(runs, **options)
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")
 @click.option(

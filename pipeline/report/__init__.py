@@ -1,7 +1,8 @@
 """The report of a run: what was made, for whom it fits, and the proof, in three files.
 
 ``collect`` gathers the records of the stages, ``tables`` puts them into words, ``pictures``
-draws them, ``html`` and ``markdown`` lay both out.
+draws them, ``html`` and ``markdown`` lay both out. ``schema.json`` says what is in
+``report.json``; ``compare`` holds the figures of several runs against each other.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ def write(folder: Path) -> dict[str, Any]:
         PareError: a stage is missing; names the command that runs it.
     """
     from pipeline.report.collect import collect
+    from pipeline.report.history import with_history
     from pipeline.report.html import page
     from pipeline.report.markdown import text
 
-    report = collect(folder)
+    report = with_history(collect(folder), folder / "report.json")
     html, markdown = page(report), text(report)
     write_text(folder / "report.html", html)
     write_text(folder / "report.md", markdown)

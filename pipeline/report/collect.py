@@ -11,8 +11,9 @@ from pipeline.core.errors import PareError
 from pipeline.core.measure import Measure
 from pipeline.core.record import read_toml
 from pipeline.core.rundir import RunDir, read_json
+from pipeline.report.on_device import with_devices
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: What the quantize stage did and found beside its plan.
 _PREPARED = ("findings", "equalised", "corrected", "ranking", "qat", "dense_because")
@@ -75,7 +76,10 @@ def collect(folder: Path) -> dict[str, Any]:
             _with_class_names(entry | measured.get(entry["file"], {}), metrics)
             for entry in files
         ],
-        "targets": profile["targets"],
+        "targets": [
+            with_devices(folder, target, artifacts["export"].files)
+            for target in profile["targets"]
+        ],
         "environment": _environment(artifacts, profile["files"]),
     }
 
@@ -217,7 +221,7 @@ def _environment(artifacts: dict[str, Artifact], measured: list[Any]) -> dict[st
         "versions": last.versions,
         "git_commit": last.git_commit,
         "seed": last.seed,
-        "conditions": first["median"]["conditions"] if first else None,
+        "conditions": first.get("conditions") if first else None,
         "stages": [
             {
                 "stage": stage,

@@ -9,7 +9,17 @@ import jinja2
 import tomli_w
 from markupsafe import Markup
 
-from pipeline.report import candidates, pictures, quantization, tables, verdicts
+from pipeline.report import (
+    candidates,
+    fits,
+    history,
+    host,
+    pictures,
+    quantization,
+    tables,
+    target_pictures,
+    verdicts,
+)
 from pipeline.report.tables import Table
 from pipeline.report.wording import TIMES
 
@@ -36,6 +46,11 @@ def page(report: dict[str, Any]) -> str:
         cards=verdicts.cards(report),
         tables=tables,
         candidates=candidates,
+        host=host,
+        matrix=fits.matrix(report),
+        matrix_meaning=fits.MEANING,
+        worse=history.table(report),
+        panels=target_pictures.panels(report),
         quantization=quantization,
         training=pictures.training(report),
         layers=pictures.layers(report),

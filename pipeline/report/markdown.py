@@ -6,7 +6,7 @@ from typing import Any
 
 import tomli_w
 
-from pipeline.report import candidates, quantization, tables, verdicts
+from pipeline.report import candidates, fits, history, host, quantization, tables, verdicts
 from pipeline.report.tables import Cell, Column, Table
 from pipeline.report.wording import DASH
 
@@ -21,12 +21,16 @@ def text(report: dict[str, Any]) -> str:
         f"# {_plain(report['name'])}",
         _plain(verdicts.headline(report)),
         *_section("Verdicts", _verdicts(report)),
+        *_matrix(report),
         *_lost(report),
+        *_regressions(report),
         *_section("Files", tables.files(report)),
         *filter(None, [_plain(quantization.zeros(report))]),
+        *filter(None, [_plain(host.unstable(report))]),
         *_tally(report),
         *_section("Who made them", candidates.offered(report), level=3),
         *_folded("Every candidate", candidates.figures(report)),
+        *_folded("Host latency in full", host.details(report)),
         *_folded("Kernels by time", tables.operators(report)),
         *_integers(report),
         *_section("The network", tables.scores(report)),
@@ -39,7 +43,7 @@ def text(report: dict[str, Any]) -> str:
         *_section("Stages", tables.stages(report)),
         *_section("Number formats", tables.plan(report), level=3),
         *_section("Calibration", tables.calibration(report), level=3),
-        *_section("Measured on", tables.conditions(report), level=3),
+        *_section("Measured on", host.conditions(report), level=3),
         *_section("Versions", tables.versions(report), level=3),
         _plain(f"Method: {tables.method(report)}. Seeds: {tables.seeds(report)}."),
         _fenced(tomli_w.dumps(report["recipe"]), "Recipe"),
@@ -91,19 +95,35 @@ def _verdicts(report: dict[str, Any]) -> Table:
     titles = ("Target", "Verdict", "File", "Latency", "Peak RAM", "Size", "Top-1", "Why")
     rows = []
     for card in verdicts.cards(report):
-        facts = [Cell(fact.figure, fact.basis) for fact in card.facts] or [Cell(DASH)] * 4
-        why = " ".join([card.why, *card.open])
+        latency = "; ".join(f"{fact.figure} ({fact.basis})" for fact in card.latency)
+        facts = [Cell(fact.figure, fact.basis) for fact in card.facts] or [Cell(DASH)] * 3
+        why = " ".join([card.why, *card.broken, *card.open])
         nearest = f"shown: {card.shown}" if card.shown and not card.file else ""
         rows.append(
             [
                 Cell(card.name, card.id),
                 Cell(card.state, mark=card.mark),
                 Cell(card.file or DASH, nearest),
+                Cell(latency or DASH),
                 *facts,
                 Cell(why),
             ]
         )
     return Table([Column(title) for title in titles], rows)
+
+
+def _matrix(report: dict[str, Any]) -> list[str]:
+    """Return which file fits which target, in one table."""
+    found = fits.table(report)
+    if len(found.columns) == 1:
+        return []
+    return [*_section("Targets and files", found), f"{_plain(fits.MEANING)}."]
+
+
+def _regressions(report: dict[str, Any]) -> list[str]:
+    found = history.table(report)
+    title = "Worse than in the report before"
+    return _section(title, found)
 
 
 def _lost(report: dict[str, Any]) -> list[str]:

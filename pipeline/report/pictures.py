@@ -1,71 +1,17 @@
-"""Figures of a report as SVG that goes into the page itself, in the page's own colours.
-
-Text stays text, in the page's font. Colours are written as the page's CSS variables, so that
-a picture follows its light and its dark scheme. Nothing refers to anything outside.
-"""
+"""Figures of a run: its training, its layers, its files."""
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+from pipeline.report.canvas import INK, LINE, PALE, SERIES, SOFT, Picture, svg
 from pipeline.report.wording import number, part, plural, whole
 
-# Drawn in these colours, then written as variables of the page, which knows both schemes.
-_INK, _SOFT, _LINE = "#10a001", "#10a002", "#10a003"
-_SERIES = ("#10a011", "#10a012", "#10a013", "#10a014")
-_PALE = "#10a021"
-_VARIABLES = {
-    _INK: "--ink",
-    _SOFT: "--soft",
-    _LINE: "--line",
-    _PALE: "--pale",
-    **{colour: f"--series-{number}" for number, colour in enumerate(_SERIES, 1)},
-}
-
 # Why a channel left.
-_REASONS = {"no input": _PALE, "constant": _SERIES[2], "no reader": _SERIES[3]}
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names of layers and files may hold a dollar sign
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _SOFT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE,
-    "grid.linewidth": 0.5,
-    "text.color": _INK,
-    "xtick.color": _LINE,
-    "ytick.color": _LINE,
-    "xtick.labelcolor": _SOFT,
-    "ytick.labelcolor": _SOFT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "legend.handlelength": 1.4,
-    "legend.borderaxespad": 0.2,
-    "lines.linewidth": 1.4,
-}
-
-
-class Picture(NamedTuple):
-    """An SVG element, what it shows in a title, and what its figures are."""
-
-    title: str
-    note: str
-    svg: str
+_REASONS = {"no input": PALE, "constant": SERIES[2], "no reader": SERIES[3]}
 
 
 def training(report: dict[str, Any]) -> list[Picture]:
@@ -142,16 +88,14 @@ def _events(history: list[dict[str, Any]], final: float | None) -> Picture:
 
     def draw(axes: Any) -> None:
         epochs, lost = zip(*events, strict=True)
-        axes.vlines(
-            epochs, 0, [100 * value for value in lost], color=_SERIES[0], linewidth=1.4
-        )
-        axes.plot(epochs, [100 * value for value in lost], "o", color=_SERIES[0], markersize=3)
-        axes.axhline(0, color=_LINE, linewidth=0.8)
+        axes.vlines(epochs, 0, [100 * value for value in lost], color=SERIES[0], linewidth=1.4)
+        axes.plot(epochs, [100 * value for value in lost], "o", color=SERIES[0], markersize=3)
+        axes.axhline(0, color=LINE, linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0.5, history[-1]["epoch"] + 0.5)
 
-    return Picture(title, note, _svg(title, note, (3.5, 2.3), draw))
+    return Picture(title, note, svg(title, note, (3.5, 2.3), draw))
 
 
 def _curves(
@@ -168,20 +112,20 @@ def _curves(
     def draw(axes: Any) -> None:
         epochs = [epoch["epoch"] for epoch in history]
         marker = "o" if len(epochs) == 1 else ""
-        for (label, key, factor), colour in zip(lines, _SERIES, strict=False):
+        for (label, key, factor), colour in zip(lines, SERIES, strict=False):
             values = [math.nan if e[key] is None else factor * e[key] for e in history]
             axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=4)
         if level is not None:
-            axes.axhline(level, color=_INK, linewidth=0.9, linestyle="--", label="budget")
+            axes.axhline(level, color=INK, linewidth=0.9, linestyle="--", label="budget")
         if kept is not None:
-            axes.axvline(kept, color=_INK, linewidth=0.8, linestyle=(0, (1, 2)))
+            axes.axvline(kept, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         for before, after in itertools.pairwise(history):
             if before["phase"] != after["phase"]:
-                axes.axvline(before["epoch"] + 0.5, color=_SOFT, linewidth=0.6)
+                axes.axvline(before["epoch"] + 0.5, color=SOFT, linewidth=0.6)
                 axes.annotate(
                     after["phase"], (before["epoch"] + 0.5, 1.0), xytext=(2, -1),
                     xycoords=("data", "axes fraction"), textcoords="offset points",
-                    color=_SOFT, va="top", fontsize=7,
+                    color=SOFT, va="top", fontsize=7,
                 )  # fmt: skip
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -191,7 +135,7 @@ def _curves(
         axes.set_ylim(0, 108 if kept is not None else 1.08 * axes.get_ylim()[1])
         axes.legend(loc="best")
 
-    return Picture(title, note, _svg(title, note, (3.5, 2.3), draw))
+    return Picture(title, note, svg(title, note, (3.5, 2.3), draw))
 
 
 def _weights(found: list[dict[str, Any]]) -> Picture:
@@ -201,11 +145,11 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
         "is what is left after compaction"
     )
     styles: dict[str, tuple[str, dict[str, Any]]] = {
-        "dense": ("weights", {"marker": "o", "ms": 8, "color": _PALE}),
-        "stored": ("weights_after", {"marker": "D", "ms": 4, "color": _SERIES[3]}),
-        "kept": ("kept_weights", {"marker": "o", "ms": 5.5, "color": _SERIES[0]}),
+        "dense": ("weights", {"marker": "o", "ms": 8, "color": PALE}),
+        "stored": ("weights_after", {"marker": "D", "ms": 4, "color": SERIES[3]}),
+        "kept": ("kept_weights", {"marker": "o", "ms": 5.5, "color": SERIES[0]}),
         "non-zero": (
-            "nonzero_weights_after", {"marker": "|", "ms": 9, "mew": 1.8, "color": _SERIES[1]},
+            "nonzero_weights_after", {"marker": "|", "ms": 9, "mew": 1.8, "color": SERIES[1]},
         ),
     }  # fmt: skip
 
@@ -213,9 +157,7 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
         for row, layer in enumerate(found):
             counts = [layer[key] for key, _ in styles.values() if layer[key]]
             if counts:
-                axes.hlines(
-                    row, min(counts), max(counts), color=_LINE, linewidth=1.2, zorder=1
-                )
+                axes.hlines(row, min(counts), max(counts), color=LINE, linewidth=1.2, zorder=1)
         for label, (key, style) in styles.items():
             rows = [row for row, layer in enumerate(found) if layer[key]]
             counts = [found[row][key] for row in rows]
@@ -229,7 +171,7 @@ def _weights(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, found, shares)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
 
-    return Picture(title, note, _svg(title, note, (4.25, _height(len(found))), draw))
+    return Picture(title, note, svg(title, note, (4.25, _height(len(found))), draw))
 
 
 def _channels(found: list[dict[str, Any]]) -> Picture:
@@ -247,7 +189,7 @@ def _channels(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, found, said)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
 
-    return Picture(title, note, _svg(title, note, (4.25, _height(len(found)) + 0.15), draw))
+    return Picture(title, note, svg(title, note, (4.25, _height(len(found)) + 0.15), draw))
 
 
 def _fates(found: list[dict[str, Any]]) -> list[tuple[str, list[int], str]]:
@@ -260,9 +202,9 @@ def _fates(found: list[dict[str, Any]]) -> list[tuple[str, list[int], str]]:
         (layer["channels_after"] or 0) - dead
         for layer, dead in zip(found, stayed, strict=True)
     ]
-    fates = [("kept", alive, _SERIES[0]), ("dead but kept", stayed, _SERIES[1])]
+    fates = [("kept", alive, SERIES[0]), ("dead but kept", stayed, SERIES[1])]
     seen = {reason for layer in found for reason in layer["removed"]}
-    for reason, colour in (_REASONS | dict.fromkeys(seen - _REASONS.keys(), _SOFT)).items():
+    for reason, colour in (_REASONS | dict.fromkeys(seen - _REASONS.keys(), SOFT)).items():
         counts = [layer["removed"].get(reason, 0) for layer in found]
         fates.append((f"removed: {reason}", counts, colour))
     return [fate for fate in fates if any(fate[1])]
@@ -276,8 +218,8 @@ def _sizes(found: list[dict[str, Any]]) -> Picture:
         rows = list(range(len(found)))
         plain = [entry["bytes"] / 1e3 for entry in found]
         packed = [entry["gzip_bytes"] / 1e3 for entry in found]
-        axes.barh(rows, plain, 0.66, color=_PALE, label="plain")
-        axes.barh(rows, packed, 0.36, color=_SERIES[0], label="gzip")
+        axes.barh(rows, plain, 0.66, color=PALE, label="plain")
+        axes.barh(rows, packed, 0.36, color=SERIES[0], label="gzip")
         said = [
             f"{number(a)} kB, gzip {number(b)}" for a, b in zip(plain, packed, strict=True)
         ]
@@ -287,7 +229,7 @@ def _sizes(found: list[dict[str, Any]]) -> Picture:
         _name_rows(axes, names, said)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
-    return Picture(title, note, _svg(title, note, (4.25, _height(len(found), 0.27)), draw))
+    return Picture(title, note, svg(title, note, (4.25, _height(len(found), 0.27)), draw))
 
 
 def _scatter(found: list[dict[str, Any]]) -> Picture:
@@ -306,16 +248,16 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         for index, entry in enumerate(found):
             median, top1 = entry["latency"][0]["median"], entry["parity"]["top1"]
             place = schemes.index(_scheme(entry))
-            colour = _SERIES[place % len(_SERIES)]
+            colour = SERIES[place % len(SERIES)]
             marker = "os^Dv"[formats.index(entry["format"]) % 5]
             y = 100 * top1["value"]
             low, high = (100 * end for end in top1["spread"]) if top1["spread"] else (y, y)
             axes.errorbar(
                 [median["value"]], [y], yerr=[[max(0, y - low)], [max(0, high - y)]],
-                fmt=marker, color=colour, elinewidth=0.9, capsize=2, label=_short(entry),
+                fmt=marker, color=colour, elinewidth=0.9, capsize=2, label=_timed_name(entry),
                 markersize=max(4, 9 - index), markeredgewidth=1.5,
                 # When the colours come round again, the marks are filled.
-                markerfacecolor="none" if place < len(_SERIES) else colour,
+                markerfacecolor="none" if place < len(SERIES) else colour,
             )  # fmt: skip
         values = [entry["latency"][0]["median"]["value"] for entry in found]
         if max(values) > 20 * min(values):
@@ -330,12 +272,18 @@ def _scatter(found: list[dict[str, Any]]) -> Picture:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.2)
 
     height = 2.3 + 0.17 * math.ceil(len(found) / 2)
-    return Picture(title, note, _svg(title, note, (4.25, height), draw))
+    return Picture(title, note, svg(title, note, (4.25, height), draw))
 
 
 def _short(entry: dict[str, Any]) -> str:
     wrong = " (wrong)" if entry["state"] == "wrong" else ""
     return f"{_scheme(entry)} {entry['format']}{wrong}"
+
+
+def _timed_name(entry: dict[str, Any]) -> str:
+    """Name a file, and say where its time can't be relied on."""
+    unstable = entry["latency"][0].get("stable") is False
+    return f"{_short(entry)}{' (unstable)' if unstable else ''}"
 
 
 def _scheme(entry: dict[str, Any]) -> str:
@@ -350,7 +298,7 @@ def _name_rows(axes: Any, found: list[dict[str, Any]], said: list[str]) -> None:
     for row, text in enumerate(said):
         axes.annotate(
             text, (1.0, row), xycoords=("axes fraction", "data"), xytext=(6, 0),
-            textcoords="offset points", va="center", fontsize=7.5, color=_INK,
+            textcoords="offset points", va="center", fontsize=7.5, color=INK,
             annotation_clip=False,
         )  # fmt: skip
 
@@ -373,37 +321,3 @@ def _thousands(value: float, _: int | None = None) -> str:
 
 def _height(rows: int, each: float = 0.2) -> float:
     return 0.75 + each * max(rows, 3)
-
-
-def _svg(title: str, note: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """Draw on an axes of ``size`` inches and return an SVG element for a page."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
-        written = io.StringIO()
-        figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    return _for_page(written.getvalue(), title, note)
-
-
-def _for_page(svg: str, title: str, note: str) -> str:
-    """Take off an SVG file what a page can't use: header, links, fonts, unused ids."""
-    body = svg[svg.index("<svg ") :]
-    body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", body, flags=re.DOTALL)
-    view = re.search(r'viewBox="[^"]*"', body)
-    assert view, "matplotlib writes a view box"
-    label = _attribute(f"{title}: {note}")
-    start = f'<svg {view[0]} role="img" aria-label="{label}">'
-    body = start + body[body.index(">") + 1 :]
-    body = re.sub(r" font-family: [^;\"]*;?", "", body)
-    used = set(re.findall(r"#([\w.-]+)[\")]", body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
-    for colour, variable in _VARIABLES.items():
-        body = body.replace(colour, f"var({variable})")
-    return re.sub(r"\s*\n\s*", " ", body)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

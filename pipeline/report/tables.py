@@ -162,6 +162,8 @@ def _timing(
         note += f", {number(ratio)} {TIMES} float32"
     if not n_said:
         note += f", n = {whole(timing['median']['n'])}"
+    if timing.get("stable") is False:
+        return Cell(milliseconds(timing["median"]), f"UNSTABLE, {note}", OPEN)
     return Cell(milliseconds(timing["median"]), note)
 
 
@@ -370,6 +372,8 @@ def _check_row(
 def _basis(check: str, row: dict[str, Any], entry: dict[str, Any]) -> str:
     """Say how the figure of a check was obtained."""
     if check == "latency":
+        if row.get("measured"):
+            return f"measured on the device, n = {whole(row['measured']['n'])}"
         if row["predicted"]:
             return "predicted, upper end"
         return "bound" if row["bound"] else DASH
@@ -519,32 +523,6 @@ def stages(report: dict[str, Any]) -> Table:
 def versions(report: dict[str, Any]) -> Table:
     """Return the version of everything that had a part in the run."""
     return _pairs("Version", list(report["environment"]["versions"].items()))
-
-
-def conditions(report: dict[str, Any]) -> Table:
-    """Return under what conditions the latencies were measured."""
-    found = report["environment"]["conditions"] or {}
-    names = {
-        "cpu": "Processor",
-        "usable_cores": "Cores usable",
-        "governor": "Frequency governor",
-        "frequency_mhz": "Frequency before, MHz",
-        "temperature_c": "Temperature before, °C",
-        "load_average": "Load average before (1, 5, 15 min)",
-        "emulation": "Emulation",
-        "platform": "System",
-    }
-    return _pairs(
-        "Conditions", [(title, _shown(key, found.get(key))) for key, title in names.items()]
-    )
-
-
-def _shown(key: str, value: Any) -> str:
-    if value is None:
-        return "none found" if key == "emulation" else DASH
-    if isinstance(value, list):
-        return ", ".join(f"{item:.2f}" for item in value)
-    return str(value)
 
 
 def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pipeline.report.latencies import Fact, facts, short
 from pipeline.report.tables import BAD, GOOD, OPEN, Cell, Column, Table
 from pipeline.report.wording import (
     DASH,
     accuracy_interval,
-    interval,
     number,
     part,
     percent,
     plural,
     whole,
 )
-
-
-class Fact(NamedTuple):
-    """One figure of a card, with how it was obtained."""
-
-    name: str
-    figure: str
-    basis: str
 
 
 class Card(NamedTuple):
@@ -32,6 +24,9 @@ class Card(NamedTuple):
         state: the verdict in words; ``mark`` is its colour.
         file: the chosen one, or nothing.
         shown: the chosen file, or the nearest one.
+        latency: all that is known of it, the measured one first.
+        limits: how many limits the file keeps, breaks and leaves open, by name.
+        broken: every broken limit with what to do.
         lost: every other file with the reason it lost.
     """
 
@@ -41,8 +36,11 @@ class Card(NamedTuple):
     mark: str
     file: str | None
     shown: str | None
+    latency: list[Fact]
     facts: list[Fact]
+    limits: str
     why: str
+    broken: list[str]
     open: list[str]
     lost: Table
 
@@ -56,7 +54,9 @@ def _card(target: dict[str, Any], report: dict[str, Any]) -> Card:
     shown = nearest(target)
     row = next((row for row in target["files"] if row["file"] == shown), None)
     entry = next((entry for entry in report["files"] if entry["file"] == shown), None)
-    unknown = [check for check in row["checks"] if check["passed"] is None] if row else []
+    checks = row["checks"] if row else []
+    unknown = [check for check in checks if check["passed"] is None]
+    broken = [check for check in checks if check["passed"] is False]
     if not target["chosen"]:
         state, mark = "no file fits", BAD
     elif unknown:
@@ -70,9 +70,12 @@ def _card(target: dict[str, Any], report: dict[str, Any]) -> Card:
         mark=mark,
         file=target["chosen"],
         shown=shown,
+        latency=facts(row) if row and entry else [],
         facts=_facts(row, entry) if row and entry else [],
-        why=target["why"],
-        open=[f"{c['name']}: {c['why']}. {_sentence(c['remedy'])}".strip() for c in unknown],
+        limits=_limits(checks),
+        why=_nearest_breaks(shown, broken) if broken else target["why"],
+        broken=[_told(check) for check in broken],
+        open=[_told(check) for check in unknown],
         lost=_lost(target),
     )
 
@@ -83,67 +86,61 @@ def nearest(target: dict[str, Any]) -> str | None:
     return str(found) if found else None
 
 
-def latency(row: dict[str, Any]) -> Fact:
-    """Return a file's predicted latency, or the bound, said to be one."""
-    predicted, bound = row["predicted"], row["bound"]
-    if predicted:
-        found = predicted["conditions"]
-        basis = ["predicted", f"{interval(predicted)} ms" if interval(predicted) else ""]
-        basis.append(plural(found["threads"], "thread") if found.get("threads") else "")
-        if found.get("loo_mape_pct") is not None:
-            models = found.get("calibration_models")
-            over = f" over {plural(models, 'model')}" if models else ""
-            basis.append(f"leave-one-out error {number(found['loo_mape_pct'])} %{over}")
-        if found.get("calibration_basis"):
-            basis.append(f"calibration {found['calibration_basis']}")
-        basis.append("extrapolated" if found.get("extrapolated") else "")
-        return Fact("Latency", f"{number(predicted['value'])} ms", _joined(basis))
-    if bound:
-        threads = bound["conditions"].get("threads")
-        basis = ["bound, not a prediction", plural(threads, "thread") if threads else ""]
-        return Fact("Latency", f"at least {number(bound['value'])} ms", _joined(basis))
-    return Fact("Latency", DASH, "neither a calibration nor a peak is known")
+def _told(check: dict[str, Any]) -> str:
+    """Say of a limit what is the matter and what to do."""
+    return f"{check['name']}: {check['why']}. {_sentence(check['remedy'])}".strip()
+
+
+def _nearest_breaks(file: str | None, broken: list[dict[str, Any]]) -> str:
+    return f"Nearest is {file}, which breaks {plural(len(broken), 'limit')}:"
+
+
+def _limits(checks: list[dict[str, Any]]) -> str:
+    """Say how many limits are kept, and name those that are not."""
+    kept = sum(check["passed"] is True for check in checks)
+    said = [f"{kept} of {plural(len(checks), 'limit')} kept"] if checks else []
+    for result, verb in ((False, "broken"), (None, "not checked")):
+        names = [check["name"] for check in checks if check["passed"] is result]
+        said += [f"{verb}: {', '.join(names)}"] if names else []
+    return "; ".join(said)
 
 
 def _facts(row: dict[str, Any], entry: dict[str, Any]) -> list[Fact]:
-    facts = [latency(row)]
+    found = []
     ram = row["peak_ram"]
     if ram:
-        found = ram["conditions"]
+        how = ram["conditions"]
         basis = (
-            f"predicted: arena {whole(found.get('arena_bytes'))} B and weights "
-            f"{whole(found.get('weight_bytes'))} B, without the runtime"
+            f"predicted: arena {whole(how.get('arena_bytes'))} B and weights "
+            f"{whole(how.get('weight_bytes'))} B, without the runtime"
         )
-        facts.append(Fact("Peak RAM", f"{number(ram['value'])} {ram['unit']}", basis))
+        found.append(Fact("Peak RAM", f"{number(ram['value'])} {ram['unit']}", basis))
     else:
-        facts.append(Fact("Peak RAM", DASH, ""))
+        found.append(Fact("Peak RAM", DASH, ""))
     gzip = f"measured; gzip {whole(entry.get('gzip_bytes'))} B"
-    facts.append(Fact("File", f"{whole(entry.get('bytes'))} B", gzip))
+    found.append(Fact("File", f"{whole(entry.get('bytes'))} B", gzip))
     top1 = entry["parity"]["top1"]
     basis = f"{accuracy_interval(top1)}, {top1['basis']}"
-    return [*facts, Fact("Top-1", percent(top1["value"]), basis)]
+    return [*found, Fact("Top-1", percent(top1["value"]), basis)]
 
 
 def _lost(target: dict[str, Any]) -> Table:
     columns = [
         Column("File"),
-        Column("Latency", "ms, predicted or a bound"),
+        Column("Latency", "ms, each with its basis"),
         Column("Peak RAM", "MB, predicted", numeric=True),
         Column("Why it lost"),
     ]
-    rows = []
-    for row in target["files"]:
-        if row["file"] in target["lost"]:
-            fact = latency(row)
-            kind = "predicted" if row["predicted"] else "bound" if row["bound"] else ""
-            rows.append(
-                [
-                    Cell(row["file"], mark="code"),
-                    Cell(fact.figure.removesuffix(" ms"), kind),
-                    Cell(number(row["peak_ram"]["value"]) if row["peak_ram"] else DASH),
-                    Cell(target["lost"][row["file"]]),
-                ]
-            )
+    rows = [
+        [
+            Cell(row["file"], mark="code"),
+            Cell(*short(row)),
+            Cell(number(row["peak_ram"]["value"]) if row["peak_ram"] else DASH),
+            Cell(target["lost"][row["file"]]),
+        ]
+        for row in target["files"]
+        if row["file"] in target["lost"]
+    ]
     return Table(columns, rows)
 
 
@@ -222,10 +219,6 @@ def _reach(report: dict[str, Any], chosen: set[str]) -> str:
 def _ends(found: list[dict[str, Any]]) -> tuple[float, float]:
     values = [measure["value"] for measure in found]
     return min(values), max(values)
-
-
-def _joined(parts: list[str]) -> str:
-    return ", ".join(text for text in parts if text)
 
 
 def _sentence(text: str) -> str:

@@ -45,6 +45,17 @@ def percent(share: float | None, digits: int = 2) -> str:
     return DASH if share is None else f"{100 * share:.{digits}f} %"
 
 
+def signed(share: float, digits: int = 1) -> str:
+    """Write a change in percent with its sign; one that rounds to nothing has none.
+
+    >>> signed(0.0512), signed(-0.2) == f"{MINUS}20.0 %", signed(-0.0001)
+    ('+5.1 %', True, '0.0 %')
+    """
+    rounded = round(100 * share, digits)
+    sign = "" if not rounded else MINUS if rounded < 0 else "+"
+    return f"{sign}{abs(rounded):.{digits}f} %"
+
+
 def points(difference: float) -> str:
     """Write a difference of two fractions in points, with its sign.
 

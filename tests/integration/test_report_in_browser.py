@@ -108,17 +108,20 @@ def test_nothing_overflows(seen):
 
 def test_every_picture_has_a_size(seen):
     sizes = [tuple(map(int, size.split("x"))) for size in seen["pictures"].split(",")]
-    assert len(sizes) == 8
+    assert len(sizes) == 10  # eight of the run, and of the two targets with a latency
     assert all(width > 280 and height > 100 for width, height in sizes)
 
 
 def test_the_page_holds_the_rows_of_the_table_of_files(page, tmp_path):
     dom, _ = browse(tmp_path, page, "--dump-dom")
-    table = dom[dom.index('<section id="files">') : dom.index('<section id="pictures">')]
+    files = dom[dom.index('<section id="files">') : dom.index('<section id="pictures">')]
+    table, detail = files[: files.index("<details")], files[files.index("<details") :]
     for name in ("float32.onnx", "int8.tflite", "dynamic_range.tflite", "float16.tflite"):
         assert f"model.{name}" in table
     assert table.count("<tr>") == 5
     assert "1,234,567" in table
+    assert detail.count("<tr>") == 4  # the measurements of two files in full, and their head
+    assert "65.4" in detail
 
 
 def test_the_browser_has_nothing_to_complain_of(page, tmp_path):

@@ -50,6 +50,7 @@ def test_wheel_holds_targets_recipes_and_the_template(wheel: Path) -> None:
     assert {name for name in targets if f"pipeline/_targets/{name}" not in names} == set()
     assert {"pipeline/recipes/quickstart.toml", "pipeline/recipes/cifar10.toml"} <= names
     assert {"pipeline/report/template.html", "pipeline/py.typed"} <= names
+    assert "pipeline/report/schema.json" in names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 

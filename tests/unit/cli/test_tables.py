@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.cli.tables import _targets, file_cells, print_report
+from pipeline.cli.tables import _targets, file_cells, latency_text, print_report
 
 
 def shown(target):
@@ -23,6 +23,7 @@ def row(file, ms):
         "predicted": None,
         "bound": {"value": ms},
         "peak_ram": {"value": 0.5},
+        "checks": [],
     }
 
 
@@ -131,6 +132,49 @@ def test_the_cells_of_a_file_name_its_variant():
     entry = file("model.int8-per-tensor.tflite", 1, scheme="int8", variant="per-tensor")
     assert file_cells(entry)[:3] == [entry["file"], "tflite", "int8-per-tensor"]
     assert file_cells(MADE[0])[2] == "float32"
+
+
+def test_an_unstable_time_is_said_to_be_one():
+    figure = {"value": 0.123456}
+    timing = {"median": figure, "p90": figure, "stable": False}
+    assert file_cells(file("a.int8.onnx", 1, latency=[timing]))[-2] == "0.123 UNSTABLE"
+    assert (
+        file_cells(file("a.int8.onnx", 1, latency=[timing | {"stable": None}]))[-2] == "0.123"
+    )
+
+
+def test_a_latency_says_its_basis_and_the_measured_one_comes_first():
+    predicted = {"value": 2.0, "spread": [1.0, 4.0], "conditions": {"extrapolated": True}}
+    known = row("a.onnx", 1.0) | {"predicted": predicted}
+    assert latency_text(known) == "2 ms (1 to 4, predicted, extrapolated)"
+    measured = {
+        "value": 3.0,
+        "basis": "measured",
+        "n": 200,
+        "conditions": {"statistic": "p90"},
+    }
+    known |= {"measured": measured}
+    assert latency_text(known) == "3 ms (measured, p90, n = 200)"
+    known |= {"on_device": {"stable": False}}
+    assert latency_text(known) == "3 ms (measured, p90, n = 200, UNSTABLE)"
+
+
+def checked(file, passed):
+    check = {"name": "peak RAM (device)", "passed": passed, "why": "why"}
+    return row(file, 1.0) | {"checks": [check]}
+
+
+@pytest.mark.parametrize("width", [20, 120])
+def test_the_matrix_is_printed_where_it_has_room(width):
+    files = [checked("model.a.onnx", True), checked("model.b.onnx", False)]
+    files += [checked("model.c.onnx", None)]
+    chip = {**CHIP, "chosen": "model.a.onnx", "files": files}
+    lines = [line.split() for line in printed(width, targets=[chip]).splitlines()]
+    matrix = [
+        ["a.onnx", "yes,", "chosen"], ["b.onnx", "NO", "peak", "RAM"],
+        ["c.onnx", "yes?", "peak", "RAM"],
+    ]  # fmt: skip
+    assert [line for line in lines if line in matrix] == (matrix if width == 120 else [])
 
 
 def test_without_targets_a_line_says_so():

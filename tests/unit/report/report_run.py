@@ -90,19 +90,57 @@ def exported(scheme, file_format, state="made", **more):
     return entry
 
 
-def timing(threads, median, p90):
-    conditions = {"cpu": "A <cpu>", "usable_cores": 2, "load_average": [0.5, 0.25, 0.125]}
+def moment(**changed):
+    """What is known of a machine at one moment."""
+    return {
+        "cpu": "A <cpu>", "cpu_parts": [], "cores": 4, "usable_cores": 2,
+        "governor": "powersave",
+        "frequency_mhz": 1500.0, "frequencies_mhz": [1500.0], "temperature_c": 40.0,
+        "throttled": None, "load_average": [0.5, 0.25, 0.125], "limits": {"cores": 2.0},
+        "emulation": None, "machine": "x86_64", "platform": "Linux-6", "python": "3.11.0",
+    } | changed  # fmt: skip
+
+
+def timing(threads, median, p90, **changed):
+    """A measurement of the host, as the profile stage dumps it."""
     return {
         "threads": threads,
-        "median": measure(median, n=100, spread=[median * 0.9, median * 1.1], **conditions),
+        "runtime": "onnxruntime",
+        "runtime_version": "1.20",
+        "median": measure(median, n=100, spread=[median * 0.9, median * 1.1]),
         "mean": measure(median, n=100),
-        "minimum": measure(median, n=100),
+        "minimum": measure(median * 0.8, n=100),
+        "p5": None,
         "p90": None if p90 is None else measure(p90, n=100),
         "p95": None,
-        "p90_claim": None,
+        "p99": None,
+        "p90_claim": None if p90 is None else measure(p90 * 1.02, n=100),
         "std_ms": 0.1,
+        "drift": -0.0125,
+        "windows_ms": [median, median * 1.02],
+        "spread": 0.02,
+        "stable": True,
+        "first_ms": 7.25,
+        "load": {"import_ms": 30.0, "cold_ms": 12.5, "warm_ms": 2.25, "cache_dropped": True},
+        "warmup": {"runs": 10, "mean_ms": median, "seconds": 0.5},
+        "memory": {
+            "start_bytes": 30_000_000, "loaded_bytes": 50_000_000, "steady_bytes": 54_321_000,
+            "peak_bytes": 65_432_000, "method": "VmRSS",
+        },
+        "around": {
+            "jpeg": "640x480", "runs": 30,
+            "median_ms": {"decode": 2.125, "prepare": 0.375, "interpret": 0.0625},
+        },
+        "energy": None,
+        "settings": {"threads": threads},
+        "conditions": {
+            "before": moment(),
+            "after": moment(frequency_mhz=1400.0, temperature_c=51.5),
+            "versions": {"numpy": "2.4.6"},
+            "pinned": None,
+        },
         "samples_ms": [median],
-    }
+    } | changed  # fmt: skip
 
 
 def check(name, limit, figure, passed, remedy=""):
@@ -113,12 +151,12 @@ def check(name, limit, figure, passed, remedy=""):
     }  # fmt: skip
 
 
-def row(file, checks, predicted=None, bound=None):
+def row(file, checks, predicted=None, bound=None, measured=None):
     ram = measure(0.75, "MB", "predicted", arena_bytes=4096, weight_bytes=746_000)
     fits = all(one["passed"] is not False for one in checks)
     return {
-        "file": file, "fits": fits, "predicted": predicted, "bound": bound, "peak_ram": ram,
-        "checks": checks,
+        "file": file, "fits": fits, "measured": measured, "predicted": predicted,
+        "bound": bound, "peak_ram": ram, "checks": checks,
     }  # fmt: skip
 
 

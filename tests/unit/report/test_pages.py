@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_run import records, targets, write_run
+from report_run import measure, records, targets, write_run
 
 from pipeline.report import markdown, tables, verdicts
 from pipeline.report.collect import collect
@@ -111,7 +111,7 @@ def test_a_refused_file_has_dashes_and_no_zero(tmp_path):
 def test_a_missing_percentile_and_a_missing_prediction_are_dashes(tmp_path):
     report = collected(tmp_path)
     assert tables.files(report).rows[0][6] == ("1.75", f"p90 {DASH}", "")
-    assert verdicts.cards(report)[2].facts[0].figure == DASH
+    assert verdicts.cards(report)[2].latency[0].figure == DASH
 
 
 def test_counts_of_images_that_differ_are_said_in_each_row(tmp_path):
@@ -357,3 +357,43 @@ def test_paid_savings_stand_apart_from_free_ones(tmp_path):
     assert [column.title for column in layer.columns][:3] == ["Layer", "Channels", "Paid"]
     assert layer.rows[0][2].text == str(less[0]["outputs"])
     assert "then to 123 less 2 channels dead on 200 images" in verdicts.headline(report)
+
+
+def test_a_card_says_which_limits_hold_and_what_to_do_about_the_others(tmp_path):
+    fits, unchecked, refused = verdicts.cards(collected(tmp_path))
+    assert fits.limits == "1 of 1 limit kept"
+    assert (fits.broken, fits.open, fits.why) == ([], [], "best of 2 files.")
+    assert unchecked.limits == "1 of 2 limits kept; not checked: latency"
+    assert unchecked.open == ["latency: no calibration. Measure on the device."]
+    assert refused.limits == "0 of 1 limit kept; broken: latency"
+    assert refused.why == "Nearest is model.int8.tflite, which breaks 1 limit:"
+    assert refused.broken == ["latency: 4.2 ms against 1 ms. Cut more MACs."]
+
+
+def test_a_measured_latency_is_told_before_a_predicted_one_in_both_pages(tmp_path):
+    report = collected(tmp_path)
+    row = report["targets"][0]["files"][0]
+    row["measured"] = measure(3.5, n=200, statistic="p90")
+    row["on_device"] = {
+        "machine": "ssh://pi@kitchen", "created": "2026", "why_not": None, "cpu": "A72",
+        "runtime": "litert 2", "typical": measure(3.125, n=200), "statistic": "median",
+        "stable": False, "spread": 0.123,
+    }  # fmt: skip
+    for text in both(report):
+        measured = text.index("measured on the device: p90 claimed with 99 % confidence")
+        assert measured < text.index("20.0 % below the measured median")
+        assert "UNSTABLE: repeats 12.3 % apart" in text
+
+
+def test_the_basis_of_a_measured_latency_is_the_device(tmp_path):
+    report = collected(tmp_path)
+    target = report["targets"][1]
+    target["files"][0]["measured"] = measure(3.5, n=200, statistic="p90")
+    basis = tables.checks(report, target, "model.float32.onnx").rows[1][2].text
+    assert basis == "measured on the device, n = 200"
+
+
+def test_the_reason_why_a_file_lost_says_the_basis_of_its_latency(tmp_path):
+    lost = verdicts.cards(collected(tmp_path))[0].lost
+    assert lost.columns[1].note == "ms, each with its basis"
+    assert lost.rows[0][1][:2] == ("at least 0.0500", "bound")
