@@ -167,7 +167,8 @@ def profile(source: str, on: str | None, as_json: bool, **options: Any) -> None:
         from pipeline.cli.profiling import of_run
 
         of_run(Path(source), targets=options["targets"], on=on, quiet=options["quiet"], **how)
-        _execute(source, until=None, **options)
+        # The run keeps the targets it has: with one alone it would make other files.
+        _execute(source, until=None, **{**options, "targets": ()})
     else:
         _execute(source, until="profile", **options)
 

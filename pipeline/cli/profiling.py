@@ -81,13 +81,10 @@ def of_run(folder: Path, *, targets: Sequence[str], on: str, quiet: bool, **how:
     from pipeline.stages import STAGES, named
     from pipeline.stages.timing import PROFILES
 
-    names = targets or Recipe.load(folder / "recipe.toml").targets
-    if len(names) != 1:
-        raise PareError(
-            f"--on {on} is one machine, and the targets are {', '.join(names) or 'none'}. Say "
-            f"which one it is: --target NAME."
-        )
-    target = Target.load(names[0])
+    if not (folder / "recipe.toml").is_file():
+        raise PareError(f"{folder} is not the folder of a run: it has no recipe.toml.")
+    own = Recipe.load(folder / "recipe.toml").targets
+    target = _one_of(targets or own, own, folder, on)
     number = STAGES.index(named("export")) + 1
     if RunDir(folder).finished(number, "export") is None:
         raise PareError(f"{folder} has no finished files. Make them: pare export {folder}.")
@@ -105,6 +102,23 @@ def of_run(folder: Path, *, targets: Sequence[str], on: str, quiet: bool, **how:
         write(found, keep / f"{name}.json")
         if not quiet:
             click.echo(_one_line(found))
+
+
+def _one_of(names: Sequence[str], own: Sequence[str], run: Path, on: str) -> Target:
+    """Return the one target that a machine is, which has to be among those of the run."""
+    if len(names) != 1:
+        raise PareError(
+            f"--on {on} is one machine, and the targets are {', '.join(names) or 'none'}. Say "
+            f"which one it is: --target NAME."
+        )
+    target, known = Target.load(names[0]), [Target.load(name).id for name in own]
+    if target.id not in known:
+        added = " ".join(f"--target {name}" for name in (*own, names[0]))
+        raise PareError(
+            f"{run} makes no files for {target.id}, only for {', '.join(known) or 'nothing'}. "
+            f"Add it first: pare run {run} {added}"
+        )
+    return target
 
 
 def write(found: Profile, path: Path) -> None:

@@ -16,7 +16,7 @@ from pipeline.core.rundir import read_json
 QUICK = ("--seconds", "0", "--repeats", "2", "--threads", "1")
 TARGET = """
 schema = "edge-target/1"
-id = "this-machine"
+id = "{name}"
 name = "This machine"
 class = "pc"
 [platform]
@@ -41,9 +41,9 @@ min_s = 0
 """
 
 
-def target(folder, latency=1000.0):
-    path = folder / "this-machine.toml"
-    path.write_text(TARGET.format(latency=latency))
+def target(folder, latency=1000.0, name="this-machine"):
+    path = folder / f"{name}.toml"
+    path.write_text(TARGET.format(latency=latency, name=name))
     return str(path)
 
 
@@ -126,7 +126,8 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     out = folder / "run"
     own = target(folder)
-    done = pare(*arguments("run", out), "--target", own, "--quiet")
+    both = ("--target", own, "--target", target(folder, name="another"))
+    done = pare(*arguments("run", out), *both, "--quiet")
     assert done.exit_code == 0, done.output
     return out, own
 
@@ -135,15 +136,18 @@ def test_a_device_decides_its_verdict_and_nothing_is_timed_again(made, tmp_path)
     out, own = made
     out = shutil.copytree(out, tmp_path / "run")
     before = {path.name: path.stat().st_mtime_ns for path in (out / "timings").iterdir()}
-    (row,) = read_json(out / "report.json")["targets"]
+    row, other = read_json(out / "report.json")["targets"]
     assert {file["measured"] for file in row["files"]} == {None}
 
     done = pare("profile", str(out), "--target", own, "--on", "local", *QUICK)
     assert done.exit_code == 0, done.output
-    (row,) = read_json(out / "report.json")["targets"]
-    assert all(file["measured"]["basis"] == "measured" for file in row["files"])
-    (latency,) = [c for c in row["files"][0]["checks"] if c["name"] == "latency"]
+    row, unchanged = read_json(out / "report.json")["targets"]
+    taken = [f for f in row["files"] if f["measured"]]
+    assert {f["measured"]["basis"] for f in taken} == {"measured"}
+    assert row["chosen"] in {f["file"] for f in taken}
+    (latency,) = [c for c in taken[0]["checks"] if c["name"] == "latency"]
     assert "measured" in latency["why"]
+    assert unchanged == other  # a time of this machine says nothing of the other target
     after = {path.name: path.stat().st_mtime_ns for path in (out / "timings").iterdir()}
     assert after == before
 
@@ -154,14 +158,26 @@ def test_one_machine_is_one_target(made):
     done = pare(*line, "--target", own, "--target", "raspberry-pi-4b")
     assert done.exit_code == 2
     assert "is one machine, and the targets are" in done.stderr
+    done = pare(*line)
+    assert done.exit_code == 2
+    assert "is one machine, and the targets are" in done.stderr
+    done = pare(*line, "--target", "generic-x86")
+    assert done.exit_code == 2
+    assert "makes no files for generic-x86, only for this-machine, another" in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path):
+    done = pare("profile", str(tmp_path), "--on", "local", "--target", "generic-x86")
+    assert done.exit_code == 2
+    assert "is not the folder of a run" in done.stderr
 
 
 def test_a_profile_that_was_harmed_is_told(made, tmp_path):
-    out, own = made
+    out, _ = made
     out = shutil.copytree(out, tmp_path / "run")
     (out / "profiles" / "this-machine").mkdir(parents=True)
     (out / "profiles" / "this-machine" / "model.float32.onnx.json").write_text('{"sch')
-    done = pare("profile", str(out), "--target", own)
+    done = pare("profile", str(out))
     assert done.exit_code == 2
     assert "model.float32.onnx.json is no readable profile" in done.stderr
 
@@ -172,7 +188,8 @@ def test_killed_while_it_measures_nothing_looks_whole(made, tmp_path):
     out = shutil.copytree(out, tmp_path / "run")
     shutil.rmtree(out / "timings")
     line = arguments("profile", out, "profile.seconds=0.4", "profile.threads=[1,2,3,4]")
-    started = start_pare(*line, "--target", own, "--quiet", cwd=tmp_path)
+    both = ("--target", own, "--target", own.replace("this-machine", "another"))
+    started = start_pare(*line, *both, "--quiet", cwd=tmp_path)
     deadline = time.monotonic() + 60
     while not list((out / "timings").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -184,6 +201,6 @@ def test_killed_while_it_measures_nothing_looks_whole(made, tmp_path):
     stale = read_json(out / "6-profile" / "stage.json")["provenance"]["parameters"]
     assert stale["profile"]["threads"] == [1, 2]  # still the earlier result, whole
 
-    done = pare(*line, "--target", own, "--quiet")
+    done = pare(*line, *both, "--quiet")
     assert done.exit_code == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
