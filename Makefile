@@ -53,6 +53,7 @@ results: setup ## make the tables under benchmarks/results again
 	$(BIN)/pare run
 	$(BIN)/python benchmarks/quickstart_methods.py
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/serving.py runs/quickstart/5-export/model.int8.tflite runs/quickstart/5-export/model.int8.onnx
 	$(BIN)/python benchmarks/readme_tables.py
 
 wheel: setup ## build the wheel into dist/

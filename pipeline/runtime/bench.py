@@ -115,7 +115,7 @@ def measure_in_turns(
     ]
     return [
         summarize(list(samples), warmup_runs=warmup_runs)
-        for samples in zip(*turns[warmup_runs:], strict=True)
+        for samples in zip(*turns[warmup_runs:])
     ]
 
 

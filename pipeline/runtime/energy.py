@@ -27,7 +27,7 @@ class Rapl:
         if not self._counters:
             return None
         total = 0.0
-        for path, begin in zip(self._counters, self._begin):  # noqa: B905 - Python 3.9
+        for path, begin in zip(self._counters, self._begin):
             end, around = _number(path / "energy_uj"), _number(path / "max_energy_range_uj")
             if begin is None or end is None:
                 return None  # only root may read it

@@ -100,7 +100,7 @@ class Engine(ABC):
             height, width, channels = rest
             rest = [channels, height, width]
         if images.ndim != 4 or any(
-            want not in (None, got) for want, got in zip(rest, images.shape[1:], strict=True)
+            want not in (None, got) for want, got in zip(rest, images.shape[1:])
         ):
             raise EngineError(
                 f"the file takes images of shape {rest} (channels, height, width), got "

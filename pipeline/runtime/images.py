@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 MOST_PIXELS = 64_000_000  # of an encoded image: a few bytes can claim to be any size
 
@@ -20,29 +20,56 @@ class ImageError(Exception):
     """An image that cannot be decoded: what is wrong, and with which."""
 
 
-def decode(source: Path | IO[bytes], height: int, width: int, channels: int) -> Any:
+def decode(
+    source: Path | IO[bytes],
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    formats: tuple[str, ...] | None = None,
+    most_pixels: int = MOST_PIXELS,
+) -> Any:
     """Decode one image to uint8 ``[height, width, channels]``.
 
-    The image is resized, its proportions kept, until it covers the wanted size, and its
-    centre is cut out, with Pillow's bilinear filter.
+    The orientation that a camera notes in EXIF is not applied: the pixels are taken as they
+    are stored, in training (``data/image_folder.py`` calls this function) as on the device.
 
     Args:
         source: a JPEG, PNG or any other file that Pillow reads.
         height: in pixels.
         width: in pixels.
         channels: 3 for RGB, 1 for grey.
+        formats: by Pillow's names; no decoder of another one is tried.
+        most_pixels: that the encoded image may have, told by its header.
 
     Raises:
-        ImageError: it is no image, a broken one, or larger than ``MOST_PIXELS``.
+        ImageError: it is no image, a broken one, or larger than ``most_pixels``.
     """
     try:
-        with Image.open(source) as opened:
-            _refuse_huge(opened, source)
+        with Image.open(source, formats=formats) as opened:
+            _refuse_huge(opened, source, most_pixels)
             image: Image.Image = opened.convert("RGB" if channels == 3 else "L")
     except ImageError:
         raise
+    except UnidentifiedImageError as error:  # its own words name an address in memory
+        known = " or ".join(formats) if formats else "image of a known kind"
+        raise ImageError(f"{_name(source)} cannot be decoded: it is no {known}.") from error
     except Exception as error:  # a broken file makes its decoder fail in any way
         raise ImageError(f"{_name(source)} cannot be decoded: {error}.") from error
+    return fitted(image, height, width)
+
+
+def fitted(image: Image.Image, height: int, width: int) -> Any:
+    """Return an image as uint8 ``[height, width, channels]``.
+
+    It is resized, its proportions kept, until it covers the wanted size, and its centre is
+    cut out, with Pillow's bilinear filter.
+
+    Args:
+        image: in colour or grey.
+        height: in pixels.
+        width: in pixels.
+    """
     if image.size != (width, height):
         scale = max(height / image.height, width / image.width)
         wide = max(width, round(image.width * scale))
@@ -80,11 +107,11 @@ def prepare(pixels: npt.NDArray[np.uint8], facts: Mapping[str, Any]) -> Any:
     return (shown / np.float32(255) - mean) / std
 
 
-def _refuse_huge(image: Image.Image, source: Path | IO[bytes]) -> None:
-    if image.width * image.height > MOST_PIXELS:
+def _refuse_huge(image: Image.Image, source: Path | IO[bytes], most: int) -> None:
+    if image.width * image.height > most:
         raise ImageError(
             f"{_name(source)} claims {image.width} x {image.height} pixels; at most "
-            f"{MOST_PIXELS:,} are decoded. Make it smaller."
+            f"{most:,} are decoded. Make it smaller."
         )
 
 

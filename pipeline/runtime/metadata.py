@@ -222,7 +222,7 @@ def _flat(value: Any) -> Any:
         level = [
             item
             for one in level
-            if isinstance(one, list | dict)
+            if isinstance(one, (list, dict))
             for item in (one.values() if isinstance(one, dict) else one)
         ]
     if level:

@@ -89,9 +89,7 @@ class OnnxSession(Session):
         self._result: list[Any] = []
 
     def set(self, values: Sequence[Stored]) -> None:  # noqa: D102
-        self._feed = {
-            spec.name: value for spec, value in zip(self.inputs, values, strict=True)
-        }
+        self._feed = {spec.name: values[place] for place, spec in enumerate(self.inputs)}
 
     def invoke(self) -> None:  # noqa: D102
         self._result = self._session.run(self._names, self._feed)
@@ -133,8 +131,8 @@ class LiteRtSession(Session):
         self.outputs = tuple(_tflite_spec(detail, "NC") for detail in self._out)
 
     def set(self, values: Sequence[Stored]) -> None:  # noqa: D102
-        for detail, value in zip(self._in, values, strict=True):
-            self._interpreter.set_tensor(detail["index"], value)
+        for place, detail in enumerate(self._in):
+            self._interpreter.set_tensor(detail["index"], values[place])
 
     def invoke(self) -> None:  # noqa: D102
         self._interpreter.invoke()

@@ -1,4 +1,4 @@
-"""The tensors of a file as it stores them, and the one error of this room.
+"""The tensors of a file as it stores them, and the error of this room.
 
 This room ships to devices: it imports numpy, the standard library and the one engine that
 the file asks for, and nothing else of this package.
@@ -17,7 +17,7 @@ Stored = npt.NDArray[Any]
 
 
 class EngineError(Exception):
-    """A file that cannot be run: what is wrong, where, and what to do next."""
+    """What keeps this program from its work: what is wrong, where, and what to do next."""
 
 
 @dataclass(frozen=True)

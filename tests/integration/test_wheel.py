@@ -54,6 +54,14 @@ def test_wheel_holds_targets_recipes_and_the_template(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
+def test_wheel_brings_both_programs(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (entries,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+    told = archive.read(entries).decode()
+    assert "pare = pipeline.cli:main" in told
+    assert "pare-runtime = pipeline.runtime.__main__:run" in told
+
+
 def test_targets_are_listed(installed: Path, tmp_path: Path) -> None:
     done = pare(installed, tmp_path, "list", "targets")
     assert done.returncode == 0, done.stderr

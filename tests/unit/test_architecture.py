@@ -25,6 +25,10 @@ FLOORS = [
 ]
 #: Off to the side: ships to a device, imports nothing of ours, may be used from anywhere.
 SIDE = "runtime"
+#: What else runs on a device: for all of it, and for what only one file there may ask for.
+ON_DEVICES = {"numpy", "PIL"}
+ONLY_THERE = {"http_server.py": {"waitress"}, "serving.py": {"waitress", "multipart"},
+              "uploads.py": {"multipart"}}  # fmt: skip
 HEAVY = {"torch", "torchvision", "tensorflow", "onnx", "onnxruntime", "numpy", "onnx2tf"}
 
 
@@ -79,6 +83,45 @@ def test_runtime_imports_nothing_of_ours_but_itself() -> None:
     for path in files:
         ours = {m for m in imports(path) if m.split(".")[0] == "pipeline"}
         assert all(m.startswith("pipeline.runtime") for m in ours), path
+
+
+def test_runtime_imports_only_what_a_board_has() -> None:
+    """Engines and OpenCV are asked for by name where they are needed, and may be missing."""
+    for path in sources(SIDE):
+        theirs = {m.split(".")[0] for m in imports(path)}
+        known = ON_DEVICES | ONLY_THERE.get(path.name, set()) | {"pipeline"}
+        assert theirs - known <= sys.stdlib_module_names, path
+
+
+def test_only_serve_loads_a_server() -> None:
+    code = (
+        "import sys, pipeline.runtime.serving, pipeline.runtime.web; "
+        "print(sorted({'waitress', 'multipart', 'cv2', 'onnxruntime', 'ai_edge_litert'} "
+        "& set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_runtime_is_written_for_older_pythons() -> None:
+    """Boards have Python 3.9: no newer syntax, and none of what came to calls and types."""
+    for path in sources(SIDE):
+        tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+        assert "from __future__ import annotations" in path.read_text(encoding="utf-8") or (
+            path.name == "__init__.py"
+        )
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Match), path
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            given = {keyword.arg for keyword in node.keywords}
+            assert not (name == "zip" and "strict" in given), f"{path}:{node.lineno}"
+            assert not (name == "dataclass" and given & {"slots", "kw_only"}), path
+            union = name == "isinstance" and isinstance(node.args[1], ast.BinOp)
+            assert not union, f"{path}:{node.lineno}"
 
 
 def test_core_knows_no_engine() -> None:

@@ -32,6 +32,23 @@ def script(name: str) -> ModuleType:
     return module
 
 
+def test_hostile_bodies_are_what_they_are_called(tmp_path: Path) -> None:
+    from tiny_classifier import classifier_file
+
+    from pipeline.runtime.classifier import Classifier
+    from pipeline.runtime.images import ImageError
+
+    serving = script("serving")
+    classifier = Classifier(classifier_file(tmp_path / "a.onnx"), most_pixels=16_000_000)
+    bodies = serving.hostile(classifier, *serving.pictures())
+    assert sum(len(some) for some in bodies.values()) == 190
+    for kind in ("fuzzed JPEG", "fuzzed PNG", "truncated", "huge dimensions", "500 scans"):
+        for body, _ in bodies[kind]:
+            with pytest.raises(ImageError):
+                classifier.decode(body)
+    assert classifier.decode(serving.pictures()[1]).shape == (8, 8, 3)
+
+
 @pytest.fixture(scope="module")
 def methods() -> ModuleType:
     return script("methods")
