@@ -257,6 +257,32 @@ def _execute(
 
 
 @main.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--target", "name", required=True, metavar="NAME", help="Device, or its file.")
+@click.option(
+    "--engine",
+    type=click.Choice(["docker", "podman", "buildah"]),
+    help="That builds the image.  [default: the first that is installed]",
+)
+@click.option("--platform", metavar="OS/ARCH", help="Another that the device runs.")
+@click.option("--push", metavar="REF", help="Push the image under this name too.")
+@click.option("--context-only", is_flag=True, help="Write the context and build nothing.")
+@click.option("--base", metavar="IMAGE", help="Pin the image that gives apt and pip.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def package(run: Path, quiet: bool, **options: Any) -> None:
+    """Make a container image of the file that RUN chose for a device, and test it.
+
+    A phone gets a folder for adb instead. The context of the build, and beside it compose.yaml
+    and a systemd unit, lie in RUN/packages/NAME.
+
+    Exit code 2: a problem you can solve; 4: no container engine is installed.
+    """
+    from pipeline.cli.packaging import execute
+
+    execute(run, quiet=quiet, **options)
+
+
+@main.command()
 @click.argument(
     "folder", metavar="RUN", type=click.Path(path_type=Path, exists=True, file_okay=False)
 )

@@ -1,0 +1,81 @@
+# One target a device, over one Dockerfile a runtime:
+#   docker buildx bake raspberry-pi-4b
+# in a folder that `pare package RUN --target raspberry-pi-4b --context-only` wrote, or with CONTEXT
+# set to such a folder.
+variable "BASE" {
+  # Pin its digest for builds that can be repeated: debian:bookworm-slim@sha256:...
+  default = "debian:bookworm-slim"
+}
+variable "CONTEXT" {
+  default = "."
+}
+variable "TAG" {
+  default = "pare"
+}
+variable "LARGEST_MB" {
+  default = "200"
+}
+
+group "default" {
+  targets = ["raspberry-pi-4b"]
+}
+
+target "_edge" {
+  context = "${CONTEXT}"
+  args = {
+    BASE       = "${BASE}"
+    LARGEST_MB = "${LARGEST_MB}"
+  }
+  attest = ["type=sbom", "type=provenance,mode=max"]
+}
+
+target "raspberry-pi-zero-2w" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-zero-2w"]
+  platforms = ["linux/arm64"]
+}
+
+target "raspberry-pi-zero-2w-armv7" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-zero-2w-armv7"]
+  platforms = ["linux/arm/v7"]
+  args = {
+    LARGEST_MB = "140"
+  }
+}
+
+target "raspberry-pi-3b-plus" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-3b-plus"]
+  platforms = ["linux/arm64"]
+}
+
+target "raspberry-pi-4b" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-4b"]
+  platforms = ["linux/arm64"]
+}
+
+target "raspberry-pi-5" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-5"]
+  platforms = ["linux/arm64"]
+}
+
+target "smart-camera-imx8mp" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:smart-camera-imx8mp"]
+  platforms = ["linux/arm64"]
+}
+
+target "smart-camera-rk3588" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:smart-camera-rk3588"]
+  platforms = ["linux/arm64"]
+}
+
+target "generic-x86" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:generic-x86"]
+  platforms = ["linux/amd64"]
+}

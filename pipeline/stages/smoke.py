@@ -1,0 +1,142 @@
+"""Does an image do its work where it may do nothing else? It is run, and asked."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.core.errors import PareError
+from pipeline.stages.image_context import PORT
+from pipeline.stages.image_engine import Engine
+
+_READY_S = 60.0
+_RIGHTS = (
+    "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108 - of the container
+    "--security-opt", "no-new-privileges", "--pids-limit", "64",
+)  # fmt: skip
+#: Under QEMU the engines crash on this machine's processor in /sys, and QEMU's own default
+#: core has extensions that it computes wrongly.
+_EMULATED = ("--tmpfs", "/sys/devices/system/cpu", "--env", "QEMU_CPU=cortex-a72")
+
+
+def smoke(
+    engine: Engine,
+    tag: str,
+    golden: Mapping[str, Any],
+    *,
+    platform: str,
+    memory_mb: int,
+    cpus: float,
+) -> dict[str, Any]:
+    """Run an image's self-test, ask it about a real image, and serve it over loopback.
+
+    It runs as it will on the device: read-only, without rights, under the device's memory and
+    cores; the first two without a network.
+
+    Args:
+        engine: that runs it.
+        tag: of the image.
+        golden: vectors of the file in it.
+        platform: of the image.
+        memory_mb: granted, in MB of 10^6 bytes.
+        cpus: granted, as far as this machine has so many.
+
+    Raises:
+        PareError: it fails one of these; nothing of it is left running.
+    """
+    cpus = min(cpus, float(os.cpu_count() or 1))  # engines refuse more than there are
+    under = [
+        "--rm", "--init", "--platform", platform, *_RIGHTS, *_EMULATED,
+        "--memory", f"{memory_mb}m", "--cpus", f"{cpus:g}",
+    ]  # fmt: skip
+    vector = golden["vectors"][0]
+    image = base64.b64decode(vector["png"], validate=True)
+    alone = [*under, "--network", "none"]
+    _ended_well(engine, [*alone, tag, "selftest"], "its self-test")
+    told = _ended_well(engine, ["-i", *alone, tag, "predict", "-"], "predict", image)
+    _agrees(json.loads(told), vector)
+    ready_s = _served(engine, under, tag, image, vector)
+    return {
+        "selftest": "passed",
+        "predict": "the golden class",
+        "serve": "the golden class over loopback",
+        "ready_s": round(ready_s, 3),
+        "memory_mb": memory_mb,
+        "cpus": cpus,
+    }
+
+
+def _ended_well(engine: Engine, options: Sequence[str], what: str, given: bytes = b"") -> str:
+    done = engine.run(options, given)
+    if done.returncode:
+        told = (done.stderr or done.stdout).decode(errors="replace").strip()[-1000:]
+        raise PareError(
+            f"the image was built, and {what} failed in it (exit code {done.returncode}): "
+            f"{told or 'it said nothing'}"
+        )
+    return done.stdout.decode(errors="replace")
+
+
+def _agrees(answer: Mapping[str, Any], vector: Mapping[str, Any]) -> None:
+    if answer.get("class") != vector["class"]:
+        raise PareError(
+            f"the image calls a golden image {answer.get('class')!r}, which is "
+            f"{vector['class']!r} where the file was made. Don't ship it."
+        )
+
+
+def _served(
+    engine: Engine,
+    under: Sequence[str],
+    tag: str,
+    image: bytes,
+    vector: Mapping[str, Any],
+) -> float:
+    """Start the server, ask it, stop it; return the seconds until it was ready."""
+    begun = time.monotonic()
+    started = _ended_well(
+        engine, ["--detach", *under, "--publish", f"127.0.0.1::{PORT}", tag], "its start"
+    )
+    container = started.strip().splitlines()[-1]
+    try:
+        address = engine.ask("port", container, str(PORT)).split()[0]
+        url = f"http://127.0.0.1:{address.rpartition(':')[2]}"
+        _wait(f"{url}/readyz")
+        ready_s = time.monotonic() - begun
+        _ask(f"{url}/healthz")
+        _agrees(_ask(f"{url}/predict", image), vector)
+    finally:
+        engine.ask("stop", container)
+    return ready_s
+
+
+def _wait(url: str) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        try:
+            _ask(url)
+        except (PareError, OSError):
+            time.sleep(0.05)
+        else:
+            return
+    raise PareError(f"the image's server was not ready within {_READY_S:.0f} s.")
+
+
+def _ask(url: str, body: bytes | None = None) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=body)  # noqa: S310 - http to ourselves
+    if body is not None:
+        request.add_header("Content-Type", "image/png")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            return dict(json.loads(answer.read()))
+    except urllib.error.HTTPError as error:
+        told = error.read().decode(errors="replace")[:500]
+        raise PareError(
+            f"the image's server answered {error.code} to {url}: {told}"
+        ) from error
