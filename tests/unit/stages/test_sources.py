@@ -56,7 +56,7 @@ def test_what_no_stage_runs_changes_none(changed, name):
         ("quantizers/int8.py", ["quantize"]),  # loaded by its name
         ("profilers/verdict.py", ["profile"]),
         ("runtime/bench.py", ["export", "profile"]),
-        ("runtime/engines.py", ["export"]),
+        ("runtime/engines.py", ["export", "profile"]),
         ("runtime/harness.py", ["profile"]),  # run by its name, in a child process
         ("core/plan.py", ["quantize", "export"]),
         ("stages/compact.py", ["compact"]),
