@@ -48,7 +48,8 @@ def shortened(report: dict[str, Any]) -> dict[str, Any]:
         for detail in ("candidates", "audit", "operators"):
             entry.pop(detail, None)
         for timing in entry.get("latency", []):
-            del timing["samples_ms"]
+            for detail in ("samples_ms", "conditions", "settings", "around", "load"):
+                timing.pop(detail, None)
             for figure in timing.values():
                 if isinstance(figure, dict):
                     figure.pop("conditions", None)
@@ -78,10 +79,13 @@ def cut(counts: dict[str, Any]) -> str:
 
 def files(report: dict[str, Any]) -> list[str]:
     conditions, images = report["conditions"], report["files"][0]["parity"]["top1"]["n"]
+    timings = [entry["latency"][0] for entry in report["files"]]
+    fewest, repeats = min(t["median"]["n"] for t in timings), len(timings[0]["windows_ms"])
     how = (
         f"Measured by `make demo` on {conditions['cpu']}, {conditions['cores']} cores: top-1 "
         f"on all {images} test images in the file's own runtime, difference and agreement "
-        "against PyTorch, latency of one inference on one thread, n = 100."
+        f"against PyTorch, latency of one inference on one thread, at least {fewest:,} runs in "
+        f"{repeats} repeats."
     )
     head = "| file | format | scheme | bytes | gzip | top-1 | difference, agreement |"
     return [
@@ -95,7 +99,7 @@ def files(report: dict[str, Any]) -> list[str]:
 
 def targets(entries: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| target | file | fits | predicted latency | peak RAM |",
+        "| target | file | fits | latency | peak RAM |",
         "|---|---|---|---|---|",
     ]
     for target in entries:

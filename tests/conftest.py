@@ -33,6 +33,14 @@ def _same_weights_every_time() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_targets_of_the_users(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Look for the user's own targets where there are none."""
+    monkeypatch.setenv("PARE_TARGETS", str(tmp_path_factory.getbasetemp() / "no-targets"))
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections to anything but this machine."""
     connect = socket.socket.connect
