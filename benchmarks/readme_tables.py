@@ -55,7 +55,7 @@ def shortened(report: dict[str, Any]) -> dict[str, Any]:
                     figure.pop("conditions", None)
     for row in (row for target in kept["targets"] for row in target["files"]):
         del row["checks"]
-    conditions = report["environment"]["conditions"]
+    conditions = report["environment"]["conditions"]["before"]
     kept["conditions"] = {key: conditions[key] for key in CONDITIONS}
     kept["versions"] = report["environment"]["versions"]
     return kept
@@ -84,7 +84,7 @@ def files(report: dict[str, Any]) -> list[str]:
     how = (
         f"Measured by `make demo` on {conditions['cpu']}, {conditions['cores']} cores: top-1 "
         f"on all {images} test images in the file's own runtime, difference and agreement "
-        f"against PyTorch, latency of one inference on one thread, at least {fewest:,} runs in "
+        f"against PyTorch, latency of one inference on one thread, {fewest:,} or more runs in "
         f"{repeats} repeats."
     )
     head = "| file | format | scheme | bytes | gzip | top-1 | difference, agreement |"
