@@ -158,13 +158,19 @@ def profile(source: str, on: str | None, as_json: bool, **options: Any) -> None:
     """
     names = ("threads", "runs", "seconds", "repeats", "identity", "image", "benchmark_model")
     how = {name: options.pop(name) for name in names}
-    if Path(source).suffix in (".onnx", ".tflite"):
+    if Path(source).suffix.lower() in (".onnx", ".tflite"):
         from pipeline.cli.profiling import of_file
 
         picked = {name: options[name] for name in ("targets", "out", "quiet")}
         of_file(Path(source), on=on, as_json=as_json, **picked, **how)
     elif on:
         from pipeline.cli.profiling import of_run
+
+        if as_json or options["out"] or options["overrides"] or not options["resume"]:
+            raise click.UsageError(
+                "--json, --out, --set and --fresh don't go with --on RUN: it measures the "
+                "files that are there and renews their verdict."
+            )
 
         of_run(Path(source), targets=options["targets"], on=on, quiet=options["quiet"], **how)
         # The run keeps the targets it has: with one alone it would make other files.

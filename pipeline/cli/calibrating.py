@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline.core.errors import PareError
+from pipeline.core.own_targets import own
 from pipeline.core.rundir import write_text
 from pipeline.core.target import Calibration, Target, shipped
 from pipeline.profilers.calibration import Sample, calibrate, named, residuals, samples
@@ -22,7 +23,7 @@ def execute(name: str, profiles: Sequence[Path], out: Path | None) -> None:
         PareError: no such target, profiles that can't be used, or a file that would be lost.
     """
     target = Target.load(name)
-    source = shipped().get(name) or Path(name)
+    source = shipped().get(name) or own().get(name) or Path(name)
     place = _place(name, source, out)
     found = samples(profiles)
     rates = calibrate(found, target.id, datetime.now(UTC).date())
@@ -45,7 +46,7 @@ def _place(name: str, source: Path, out: Path | None) -> Path:
             f"{place} exists. Give it as NAME to calibrate that one, or write elsewhere with "
             "--out."
         )
-    if any(place.exists() and place.samefile(own) for own in shipped().values()):
+    if any(place.exists() and place.samefile(one) for one in shipped().values()):
         raise PareError(
             f"{place} ships with pare and is not written over. Write a copy with --out."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,9 @@ def of_file(
         )
     if out and len(wanted) > 1:
         raise PareError("--out keeps one profile. Give one --target, or leave --out.")
+    if out:
+        _writable(out)
+    _measuring_only(on, how)
     found = []
     for target in wanted:
         machine, settings = _machine(on, target, path, how)
@@ -95,13 +99,14 @@ def of_run(folder: Path, *, targets: Sequence[str], on: str, quiet: bool, **how:
     if not taken:
         raise PareError(f"{folder} has no file of a form that {target.id} takes.")
     keep = folder / PROFILES / target.id
-    for name in taken:
-        machine, settings = _machine(on, target, files / name, how)
-        found = profile(files / name, target, machine, settings, _teller(quiet))
-        keep.mkdir(parents=True, exist_ok=True)
-        write(found, keep / f"{name}.json")
-        if not quiet:
-            click.echo(_one_line(found))
+    with RunDir(folder).lock():
+        for name in taken:
+            machine, settings = _machine(on, target, files / name, how)
+            found = profile(files / name, target, machine, settings, _teller(quiet))
+            keep.mkdir(parents=True, exist_ok=True)
+            write(found, keep / f"{name}.json")
+            if not quiet:
+                click.echo(_one_line(found))
 
 
 def _one_of(names: Sequence[str], own: Sequence[str], run: Path, on: str) -> Target:
@@ -119,6 +124,28 @@ def _one_of(names: Sequence[str], own: Sequence[str], run: Path, on: str) -> Tar
             f"Add it first: pare run {run} {added}"
         )
     return target
+
+
+def _writable(path: Path) -> None:
+    """Refuse a place that can't be written before minutes are spent.
+
+    Raises:
+        PareError: it is a folder, or in none that can be written.
+    """
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise PareError(f"{path} can't be written. Choose a file in a folder that is there.")
+
+
+def _measuring_only(on: str | None, how: Mapping[str, Any]) -> None:
+    """Refuse options that say how to measure where nothing is measured.
+
+    Raises:
+        PareError: names them.
+    """
+    given = [name for name, value in how.items() if value is not None]
+    if on is None and given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise PareError(f"{options}: for measuring only. Add --on, or leave them out.")
 
 
 def write(found: Profile, path: Path) -> None:
@@ -149,13 +176,15 @@ def _machine(
     )
     settings = settings_for(target, "onnx" if path.suffix == ".onnx" else "tflite", on)
     changed = {key: how[key] for key in ("threads", "runs", "seconds", "repeats")}
-    return machine, replace(settings, **{k: v for k, v in changed.items() if v is not None})
+    asked = replace(settings, **{k: v for k, v in changed.items() if v is not None})
+    return machine, replace(asked, most_s=max(asked.most_s, asked.seconds))
 
 
 def _teller(quiet: bool) -> Tell:
     def tell(event: Mapping[str, Any]) -> None:
         if not quiet and event.get("state") == "end" and event["event"] == "window":
-            click.echo(f"  repeat {event['number'] + 1}: {event['n']:,} runs", err=True)
+            number, runs = event.get("number", 0) + 1, event.get("n", 0)
+            click.echo(f"  repeat {number}: {runs:,} runs", err=True)
 
     return tell
 
@@ -183,6 +212,7 @@ def lines(found: Profile, name: str) -> list[str]:
         *_measured(found),
         *_answers(found),
         *_told("predicted", found.predicted, "no calibration for its runtime and dtype"),
+        *_because(found.predicted),
         *_told("bound", found.bound, "the target states no peak"),
         *_energy(found),
         *_verdict(found.verdict),
@@ -211,6 +241,20 @@ def _told(name: str, figure: Measure | None, missing: str) -> list[str]:
     spread = f" ({figure.spread[0]:.3g} to {figure.spread[1]:.3g})" if figure.spread else ""
     least = "at least " if figure.basis == "bound" else ""
     return [f"  {name:<10} {least}{figure.value:.3g} {figure.unit}{spread}"]
+
+
+def _because(predicted: Measure | None) -> Iterator[str]:
+    """Say what a prediction rests on, and where it reaches beyond that."""
+    if predicted is None:
+        return
+    known = predicted.conditions
+    error = known.get("loo_mape_pct")
+    told = f"leave-one-out error {error:g} %" if error else "no error known: half to twice"
+    yield f"             from {known['calibration']} ({known['calibration_basis']}; {told})"
+    if known.get("extrapolated"):
+        yield "             extrapolated: outside the sizes that the rates were fitted to"
+    if known.get("why"):
+        yield f"             {known['why']}"
 
 
 def _measured(found: Profile) -> Iterator[str]:
@@ -281,6 +325,9 @@ def _conditions(taken: Measurement) -> str:
     for key, unit in (("frequency_mhz", "MHz"), ("temperature_c", "C")):
         if before.get(key) is not None and after.get(key) is not None:
             parts.append(f"{before[key]:.0f} to {after[key]:.0f} {unit}")
+    pinned = taken.conditions.get("pinned")
+    if pinned and not pinned["granted"]:
+        parts.append(f"NOT on the cores {pinned['mask']}")
     if before.get("governor"):
         parts.append(f"governor {before['governor']}")
     throttled = after.get("throttled")

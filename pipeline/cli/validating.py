@@ -54,7 +54,7 @@ def lines(found: Validation) -> Iterator[str]:
     yield from columns(summaries(found))
     yield ""
     yield f"disturbed: a published mean beyond {DISTURBED:g} times its own fastest run."
-    yield "inside: rows whose time lies in the interval of their prediction, 90 % promised."
+    yield "inside: rows whose time lies in the interval of their prediction, 90 % aimed at."
     yield ""
     yield from columns(sets(found))
     yield "* too few for two rates of its own: their balance is that of the other sets."

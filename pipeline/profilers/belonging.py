@@ -34,6 +34,9 @@ def stranger(conditions: Mapping[str, Any], target: Target) -> str | None:
         conditions: as :func:`pipeline.runtime.conditions.conditions` returns them.
         target: the device that was meant.
     """
+    unit = target.accelerator
+    if unit and unit.on_fail == "reject":
+        return f"it was timed on the CPU, and files of {target.id} are for its {unit.name}"
     machine = str(conditions.get("machine") or "")
     family = _FAMILIES.get(machine.lower(), machine)
     wanted = target.platform.arch

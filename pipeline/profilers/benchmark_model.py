@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from pipeline.core.errors import PareError
 from pipeline.profilers.transports import Tell
 from pipeline.profilers.transports.payload import explain, packed, wrapped
 from pipeline.profilers.transports.talk import Said, time_allowed_s
+from pipeline.runtime.bench import supports
 from pipeline.runtime.harness import SCHEMA, STABLE, Settings
 
 _US = 1e-3
@@ -39,7 +40,10 @@ exec 3<&0
 echo "pare-machine: $(uname -m)"
 echo "pare-governor: $(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"
 echo "pare-temperature: $(cat /sys/class/thermal/thermal_zone0/temp 2>/dev/null)"
-grep -h 'CPU part\\|model name' /proc/cpuinfo 2>/dev/null | sort -u | sed 's/^/pare-cpu: /'
+grep -h 'CPU part\\|model name\\|vendor_id\\|CPU implementer' /proc/cpuinfo 2>/dev/null |
+  sort -u | sed 's/^/pare-cpu: /'
+grep -ho 'qemu-[a-z0-9_-]*' /proc/thread-self/maps 2>/dev/null |
+  sort -u | sed 's/^/pare-qemu: /'
 for flags in {flags}; do
   echo "pare-begin"
   {taskset}./benchmark_model --graph=model.tflite {common} $flags 2>&1 </dev/null &
@@ -98,10 +102,16 @@ def parse(text: str, path: Path, settings: Settings) -> dict[str, Any]:
         raise PareError(
             f"benchmark_model printed no timings for {path.name}: {text[-500:].strip()}"
         )
-    windows = [_window(part) for part in runs[: settings.repeats]]
-    init, first, _, _ = (float(value) * _US for value in _times(runs[0]))
+    try:
+        windows = [_window(part) for part in runs[: settings.repeats]]
+        init, first, _, _ = (float(value) * _US for value in _times(runs[0]))
+    except (ValueError, KeyError, IndexError) as error:
+        raise PareError(
+            f"benchmark_model printed what can't be read for {path.name} ({error}). Is it "
+            f"TensorFlow Lite's own program?"
+        ) from error
     medians = [window["median_ms"] or window["mean_ms"] for window in windows]
-    spread = max(medians) / min(medians) - 1
+    spread = max(medians) / min(medians) - 1 if min(medians) > 0 else 0.0
     content = path.read_bytes()
     machine = {
         "machine": facts.get("machine"),
@@ -109,7 +119,7 @@ def parse(text: str, path: Path, settings: Settings) -> dict[str, Any]:
         "cpu_parts": facts["parts"],
         "governor": facts.get("governor"),
         "temperature_c": facts["temperature_c"],
-        "emulation": None,
+        "emulation": _emulation(facts),
     }
     return {
         "schema": SCHEMA,
@@ -122,7 +132,7 @@ def parse(text: str, path: Path, settings: Settings) -> dict[str, Any]:
         "runtime": "litert",
         "runtime_version": "benchmark_model",
         "settings": asdict(settings),
-        "refused": None,
+        "refused": _refused(machine["emulation"]),
         "outputs": None,
         "load": {"import_ms": None, "cold_ms": init, "warm_ms": None, "cache_dropped": False},
         "first_ms": first,
@@ -140,6 +150,23 @@ def parse(text: str, path: Path, settings: Settings) -> dict[str, Any]:
         "conditions": {"before": machine, "after": machine, "versions": {}, "pinned": None},
         "complete": True,
     }
+
+
+def _emulation(facts: Mapping[str, Any]) -> str | None:
+    """Say how the program was emulated: by its traces, as the harness looks for them."""
+    if facts.get("qemu"):
+        return f"user-mode emulation by {facts['qemu']}"
+    machine, keys = str(facts.get("machine") or ""), facts["keys"]
+    if not keys:
+        return "unknown: /proc/cpuinfo is not there to rule emulation out"
+    arm = machine.startswith(("arm", "aarch"))
+    if ("vendor_id" in keys and arm) or ("CPU implementer" in keys and not arm):
+        return f"a program for {machine} on a processor of another family"
+    return None
+
+
+def _refused(emulation: str | None) -> str | None:
+    return emulation and f"{emulation}. Emulated time says nothing about a device"
 
 
 def _script(settings: Settings) -> str:
@@ -183,14 +210,20 @@ def _pooled(windows: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_ms": sum(window["mean_ms"] * window["n"] for window in windows) / n,
         "std_ms": only.get("std_ms"),
         "median_ms": None if None in medians else statistics.median(medians),
-        "p5_ms": only.get("p5_ms"),
+        "p5_ms": None,
         "p90_ms": None,
-        "p95_ms": only.get("p95_ms"),
+        "p95_ms": _largest(windows, "p95_ms"),
         "p99_ms": None,
         "p90_claim_ms": None,
         "median_interval_ms": None,
         "drift": None,
     }
+
+
+def _largest(windows: list[dict[str, Any]], name: str) -> float | None:
+    """Return the largest of the windows' percentiles, if each has runs enough for it."""
+    found = [w[name] for w in windows if supports(0.95, w["n"]) and w[name] is not None]
+    return max(found) if len(found) == len(windows) else None
 
 
 def _times(text: str) -> tuple[str, ...]:
@@ -203,7 +236,7 @@ def _memory(text: str) -> dict[str, Any] | None:
     found = _MEMORY.search(text)
     if not found:
         return None
-    init, overall = (float(value) * 1e6 for value in found.groups())
+    init, overall = (float(value) * 2**20 for value in found.groups())
     return {
         "start_bytes": None,
         "loaded_bytes": int(init),
@@ -230,6 +263,7 @@ def _facts(text: str) -> dict[str, Any]:
     pairs = re.findall(r"^pare-(\w+): (.*)$", text, re.MULTILINE)
     facts: dict[str, Any] = {name: value.strip() or None for name, value in pairs}
     cpu = [value.partition(":") for name, value in pairs if name == "cpu"]
+    facts["keys"] = {key.strip() for key, _, _ in cpu}
     facts["parts"] = sorted({v.strip() for key, _, v in cpu if "part" in key})
     names = [v.strip() for key, _, v in cpu if "model name" in key]
     facts["cpu"] = names[0] if names else None

@@ -14,7 +14,7 @@ from pipeline.profilers.coverage import Coverage, coverage
 from pipeline.profilers.file_graph import Arithmetic, FileGraph
 from pipeline.profilers.memory import MemoryPlan, plan
 from pipeline.profilers.predictor import bound, predict
-from pipeline.profilers.what_fits import Elasticity
+from pipeline.profilers.what_fits import Elasticity, is_channels_first
 
 MB = 1e6  # bytes; vendors and budgets count in millions
 KB = 1024  # bytes; caches and the memories of controllers are counted so
@@ -189,4 +189,4 @@ def _input_hw(graph: FileGraph) -> tuple[int, int] | None:
     shape = shapes[graph.inputs[0]] if graph.inputs else ()
     if len(shape) != 4:
         return None
-    return (shape[1], shape[2]) if graph.format == "tflite" else (shape[2], shape[3])
+    return (shape[2], shape[3]) if is_channels_first(graph) else (shape[1], shape[2])

@@ -85,7 +85,7 @@ def predict_counts(
 
 
 def interval(ms: float, loo_mape_pct: float | None) -> tuple[float, float]:
-    """Return what a prediction's true value lies in nine times in ten.
+    """Return what a prediction's true value should lie in nine times in ten.
 
     Errors relative to the measured time are taken as normal, so their deviation is the
     leave-one-out error times sqrt(pi / 2) and the limit h is 1.64 of them; a time t' that

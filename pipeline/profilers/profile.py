@@ -114,6 +114,11 @@ def profile(
     Raises:
         PareError: the file can't be read, or the machine can't measure it.
     """
+    if path.suffix != path.suffix.lower():
+        raise PareError(
+            f"{path}: engines tell formats by their endings. Rename it to end in "
+            f"{path.suffix.lower()}."
+        )
     graph = read(path)
     result, energy = None, None
     if machine is not None:

@@ -9,6 +9,7 @@ from pipeline.core.target import Dtype
 from pipeline.profilers.file_graph import FileGraph, OpInfo, TensorInfo
 from pipeline.profilers.memory import lifetimes, plan
 
+_CHANNELS = (1, 3, 4)  # of an image
 _SIDE = 8  # networks halve their images a few times: sides are multiples of this
 _LEAST = 4  # an image that is smaller than a fourth a side is another task
 # What takes the sides of an image away at once. TFLite writes a global average pooling also
@@ -42,6 +43,8 @@ class Elasticity(Record):
     def of(cls, graph: FileGraph) -> Elasticity:
         """Look at the shapes of a file that was read."""
         tensors = {tensor.name: tensor for tensor in graph.tensors}
+        if graph.format == "tflite" and is_channels_first(graph):
+            return cls()  # its sides change places on the way: nothing is said of them
         if not _is_resizable(graph, tensors):
             return cls()
         step = _widest(graph)
@@ -51,6 +54,19 @@ class Elasticity(Record):
         op = graph.ops[step]
         strided = f"{op.type} {op.outputs[0]}"
         return cls(resizable=True, strided=strided, strided_arena_bytes=arena)
+
+
+def is_channels_first(graph: FileGraph) -> bool:
+    """Tell whether an image has its channels before its sides: in ONNX, and in a few others.
+
+    A TFLite file that was converted from PyTorch may begin with a transposition; what is
+    small where ONNX has its channels, and not where TFLite has them, is taken for channels.
+    """
+    if graph.format == "onnx":
+        return True
+    shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
+    shape = shapes.get(graph.inputs[0], ()) if graph.inputs else ()
+    return len(shape) == 4 and shape[1] in _CHANNELS and shape[3] not in _CHANNELS
 
 
 def largest_side(size: tuple[int, int], arena_bytes: int, room_bytes: float) -> int | None:

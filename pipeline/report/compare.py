@@ -155,7 +155,7 @@ def _unsteady(first: Any, last: Any) -> str:
 
 
 def _overlapping(line: Line, taken: list[Any]) -> Line:
-    """Take back a change that two overlapping intervals do not show."""
+    """Take back a change that two overlapping spans of repeats do not show."""
     first, last = taken[0], taken[-1]
     if line.result not in ("better", "worse", "regression"):
         return line
@@ -164,7 +164,7 @@ def _overlapping(line: Line, taken: list[Any]) -> Line:
     apart = first["spread"][1] < last["spread"][0] or last["spread"][1] < first["spread"][0]
     if apart:
         return line
-    return line._replace(result="no change shown", why="the 95 % intervals overlap")
+    return line._replace(result="no change shown", why="the repeats overlap")
 
 
 def _targets(found: Sequence[Figures]) -> Iterator[Line]:

@@ -35,8 +35,13 @@ def _records(folder: Path, target: str) -> Iterator[dict[str, Any]]:
     for path in sorted((folder / PROFILES / target).glob("*.json")):
         with suppress(OSError, ValueError):  # harmed: the profile stage is who refuses it
             found = read_json(path)
-            if isinstance(found, dict) and found.get("target") == target:
+            if _is_whole(found) and found["target"] == target:
                 yield found
+
+
+def _is_whole(found: Any) -> bool:
+    needed = {"target", "file", "refused", "stranger", "measured", "on", "created"}
+    return isinstance(found, dict) and needed <= found.keys() and "sha256" in found["file"]
 
 
 def _told(row: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any] | None:

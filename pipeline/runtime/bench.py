@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 CONFIDENCE = 0.99  # of every percentile claimed, as in MLPerf's early stopping
+MOST_SAMPLES = 100_000  # kept of one window
 _RESAMPLES = 1000
 _FEWEST_A_TENTH = 5  # runs; the median of fewer says little
 _MS = 1e-6  # nanoseconds to milliseconds
@@ -30,7 +32,8 @@ class Timing:
         median_interval_ms: 95 % bootstrap interval of the median.
         drift: median of the last tenth of the runs over that of the first, less one; from
             50 runs on. Heat and other work show in it.
-        samples_ms: every run, in the order they were made.
+        samples_ms: the runs in the order they were made; of very many every k-th, so that
+            what times does not fill the memory of a small board.
         warmup_runs: runs made and thrown away before.
     """
 
@@ -86,11 +89,11 @@ def measure(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        samples = _time_many(invoke, runs, seconds, most_s, clock)
+        samples, made = _time_many(invoke, runs, seconds, most_s, clock)
     finally:
         if collecting:
             gc.enable()
-    return summarize(samples, warmup_runs=warmed)
+    return summarize(samples, warmup_runs=warmed, made=made)
 
 
 def measure_in_turns(
@@ -119,8 +122,16 @@ def measure_in_turns(
     ]
 
 
-def summarize(samples_ms: list[float], warmup_runs: int = 0, seed: int = 0) -> Timing:
+def summarize(
+    samples_ms: Sequence[float], warmup_runs: int = 0, seed: int = 0, made: int | None = None
+) -> Timing:
     """Turn raw latencies into a :class:`Timing`, by the rules stated there.
+
+    Args:
+        samples_ms: latencies in the order they were made.
+        warmup_runs: runs before them.
+        seed: of the bootstrap.
+        made: runs that were timed, where not each of them was kept.
 
     Raises:
         ValueError: no sample, or one that is negative or not a number.
@@ -130,7 +141,7 @@ def summarize(samples_ms: list[float], warmup_runs: int = 0, seed: int = 0) -> T
         raise ValueError("latencies must be finite and not negative, and at least one.")
     n = int(values.size)
     return Timing(
-        n=n,
+        n=n if made is None else made,
         min_ms=float(values.min()),
         mean_ms=float(values.mean()),
         std_ms=float(values.std(ddof=1)) if n > 1 else 0.0,
@@ -163,7 +174,7 @@ def supports(fraction: float, n: int) -> bool:
     return _chance_of_at_most(1, n, 1 - fraction) <= 1 - CONFIDENCE
 
 
-def claimable_ms(samples_ms: list[float], fraction: float) -> float | None:
+def claimable_ms(samples_ms: Sequence[float], fraction: float) -> float | None:
     """Return the latency that may be claimed as a percentile with 99 % confidence.
 
     With the largest number t of runs that may lie above it, the t - 1 slowest runs are
@@ -180,7 +191,7 @@ def claimable_ms(samples_ms: list[float], fraction: float) -> float | None:
     return sorted(samples_ms)[n - above]
 
 
-def bootstrap_median(samples_ms: list[float], seed: int = 0) -> tuple[float, float]:
+def bootstrap_median(samples_ms: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of the median, the same for the same seed.
 
     Resampling is not carried out: the rank of the median of n draws with replacement is
@@ -222,13 +233,19 @@ def _time_many(
     seconds: float,
     most_s: float,
     clock: Callable[[], int],
-) -> list[float]:
-    samples: list[float] = []
+) -> tuple[array[float], int]:
+    """Return the samples that are kept, evenly spaced, and how many runs were timed."""
+    samples, made, step = array("d"), 0, 1
     start, spent = clock(), 0.0
-    while not samples or (spent < most_s and (len(samples) < runs or spent < seconds)):
-        samples.append(_time_once(invoke, clock))
+    while not made or (spent < most_s and (made < runs or spent < seconds)):
+        taken = _time_once(invoke, clock)
+        if made % step == 0:
+            samples.append(taken)
+        made += 1
+        if len(samples) >= MOST_SAMPLES:
+            samples, step = samples[::2], 2 * step
         spent = (clock() - start) * 1e-9
-    return samples
+    return samples, made
 
 
 def _drift(values: np.ndarray) -> float | None:

@@ -18,8 +18,9 @@ class Rapl:
     """
 
     def __init__(self, root: Path = _COUNTERS) -> None:
-        packages = sorted(root.glob("intel-rapl:[0-9]*"))
-        self._counters = [path for path in packages if path.name.count(":") == 1]
+        domains = sorted(root.glob("intel-rapl:[0-9]*"))
+        # Parts of a package, and the platform that holds all of them, would count twice.
+        self._counters = [path for path in domains if _name(path).startswith("package")]
         self._begin = [_number(path / "energy_uj") for path in self._counters]
 
     def joules(self) -> float | None:
@@ -56,6 +57,13 @@ def of(windows: list[dict[str, Any]], idle: dict[str, Any] | None) -> dict[str, 
         )
         found |= {"idle_w": rest_w, "net_mj": net * 1e3}
     return found
+
+
+def _name(domain: Path) -> str:
+    try:
+        return (domain / "name").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _number(path: Path) -> float | None:

@@ -274,13 +274,14 @@ def _window(session: Session, settings: Settings, tell: Tell, number: int) -> di
         "mean_ms": timing.mean_ms,
         "joules": joules,
         "temperature_c": temperature_c(),
-        "samples_ms": list(timing.samples_ms),
+        "samples_ms": timing.samples_ms,
     }
 
 
 def _summary(windows: list[dict[str, Any]]) -> dict[str, Any]:
     """Pool the windows, and tell whether they agree."""
-    timing = bench.summarize([ms for window in windows for ms in window["samples_ms"]])
+    samples = np.concatenate([np.asarray(w["samples_ms"], np.float64) for w in windows])
+    timing = bench.summarize(samples.tolist(), made=sum(window["n"] for window in windows))
     medians = [window["median_ms"] for window in windows]
     spread = max(medians) / min(medians) - 1 if min(medians) > 0 else 0.0
     pooled = asdict(timing)

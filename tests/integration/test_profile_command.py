@@ -97,7 +97,9 @@ def test_a_broken_limit_is_exit_code_three(tmp_path):
         (onnx_file, ("--on", "telnet://x"), "--on 'telnet://x' names no machine"),
         (onnx_file, ("--on", "ssh"), "EDGE_PI_HOST"),
         (onnx_file, ("--on", "container:linux/arm64"), "needs --image"),
-        (onnx_file, ("--out", "/nowhere/p.json"), "can't be written"),
+        (onnx_file, ("--out", "/nowhere/p.json", "--on", "local"), "can't be written"),
+        (onnx_file, ("--runs", "200"), "--runs: for measuring only. Add --on"),
+        (onnx_file, ("--on", "local", "--benchmark-model", __file__), "is for another"),
         (onnx_file, ("--out", "p.json", "--target", "stm32h7"), "--out keeps one profile"),
     ],
 )  # fmt: skip
@@ -127,7 +129,8 @@ def made(tmp_path_factory):
     out = folder / "run"
     own = target(folder)
     both = ("--target", own, "--target", target(folder, name="another"))
-    done = pare(*arguments("run", out), *both, "--quiet")
+    # One repeat: of several that disagree nothing would be kept.
+    done = pare(*arguments("run", out, "profile.repeats=1"), *both, "--quiet")
     assert done.exit_code == 0, done.output
     return out, own
 
@@ -187,7 +190,9 @@ def test_killed_while_it_measures_nothing_looks_whole(made, tmp_path):
     out, own = made
     out = shutil.copytree(out, tmp_path / "run")
     shutil.rmtree(out / "timings")
-    line = arguments("profile", out, "profile.seconds=0.4", "profile.threads=[1,2,3,4]")
+    line = arguments(
+        "profile", out, "profile.seconds=0.4", "profile.threads=[1,2,3,4]", "profile.repeats=1"
+    )
     both = ("--target", own, "--target", own.replace("this-machine", "another"))
     started = start_pare(*line, *both, "--quiet", cwd=tmp_path)
     deadline = time.monotonic() + 60
@@ -204,3 +209,44 @@ def test_killed_while_it_measures_nothing_looks_whole(made, tmp_path):
     done = pare(*line, *both, "--quiet")
     assert done.exit_code == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_options_that_would_be_lost_are_refused(made):
+    out, own = made
+    for option in (("--fresh",), ("--set", "seed=1"), ("--out", "x"), ("--json",)):
+        done = pare("profile", str(out), "--target", own, "--on", "local", *option)
+        assert done.exit_code == 2
+        assert "don't go with --on RUN" in done.stderr
+
+
+def test_a_run_that_is_busy_is_not_measured(made):
+    from pipeline.core.rundir import RunDir
+
+    out, own = made
+    with RunDir(out).lock():
+        done = pare("profile", str(out), "--target", own, "--on", "local", *QUICK)
+    assert done.exit_code == 2
+    assert "repeat" not in done.stderr
+    assert not (out / "profiles").exists()
+
+
+def test_what_no_engine_of_ours_runs_on_is_not_measured(tmp_path):
+    path = tflite_file(tmp_path / "a.tflite")
+    done = pare("profile", str(path), "--target", "smart-camera-imx500", "--on", "local")
+    assert done.exit_code == 2
+    assert "no engine of ours runs on smart-camera-imx500" in done.stderr
+
+
+def test_an_ending_in_capitals_is_told(tmp_path):
+    path = onnx_file(tmp_path / "NET.ONNX")
+    done = pare("profile", str(path), "--target", "raspberry-pi-4b")
+    assert done.exit_code == 2
+    assert "Rename it to end in .onnx" in done.stderr
+
+
+def test_a_prediction_says_what_it_rests_on(tmp_path):
+    done = pare(
+        "profile", str(tflite_file(tmp_path / "a.tflite")), "--target", "raspberry-pi-4b"
+    )
+    assert "from google/XNNPACK README" in done.output
+    assert "extrapolated: outside the sizes" in done.output

@@ -8,6 +8,7 @@ from pipeline.core.target import Target
 from pipeline.profilers.candidate import Candidate
 from pipeline.profilers.limits.check import Check, at_most, share_over
 
+_HIGH = ("p90", "p95")  # statistics that a limit of a 90th percentile may be held against
 _FASTER = {"fp32": ("int8", "fp16", "dynamic"), "fp16": ("int8",), "w8": ("int8", "dynamic")}
 
 
@@ -31,6 +32,12 @@ def _measured(candidate: Candidate, target: Target, limit: float) -> Check:
     remedy = _faster(candidate, target, measured.value, limit)
     check = at_most("latency", measured.value, limit, "ms", remedy)
     why = f"{measured} on this device, {statistic}: {check.why}"
+    if check.passed and statistic not in _HIGH:
+        # Half of the runs may be above a median: below the limit it proves nothing.
+        why += "; the limit is of the 90th percentile, for which there are too few runs"
+        return check.model_copy(
+            update={"why": why, "passed": None, "remedy": "measure with more runs"}
+        )
     return check.model_copy(update={"why": why})
 
 

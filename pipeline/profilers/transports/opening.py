@@ -39,12 +39,24 @@ def transport(
     Raises:
         PareError: no such way, or its address is missing or malformed.
     """
+    if not target.runtimes:
+        raise PareError(
+            f"no engine of ours runs on {target.id}, so nothing is measured there. Its memory "
+            f"and form are judged without --on."
+        )
+    if binary is not None and target.power.meter_command:
+        raise PareError(
+            "benchmark_model tells no windows that a power meter could be read in. Measure "
+            "with the runtime, or without power.meter_command."
+        )
     if on == "local":
+        if binary is not None:
+            raise PareError("--benchmark-model is for another machine, not for --on local.")
         return Local()
     way = _remote(_addressed(on, target, environment), target, identity, image)
     facts = target.transport
-    if facts and way.name.startswith("ssh://"):
-        way.python, way.folder = facts.python, facts.folder
+    if facts:
+        way.python, way.folder = facts.python, facts.folder or way.folder
     way.binary = binary
     return way
 

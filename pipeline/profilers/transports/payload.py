@@ -166,7 +166,11 @@ def _stored_beside(path: Path) -> list[Path]:
         return []
     names = _external_names(path)
     for name in sorted(names):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name == _PROGRAM:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) or name in (
+            _PROGRAM,
+            "model.onnx",
+            "payload.tar",
+        ):
             raise PareError(
                 f"{path} keeps weights in {name!r}, which is no plain name beside it. Save it "
                 f"again with its weights inside, or in one file beside it."

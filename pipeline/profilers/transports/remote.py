@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.artifact import sha256
 from pipeline.core.errors import PareError
 from pipeline.profilers.benchmark_model import from_benchmark_model
 from pipeline.profilers.transports import Tell, Transport
 from pipeline.profilers.transports.payload import archive, explain, script
 from pipeline.profilers.transports.talk import Said, talk, time_allowed_s
+from pipeline.profilers.transports.wire import checked, plain
 from pipeline.runtime.harness import Settings
 
 
@@ -42,17 +45,21 @@ class Remote(Transport):
         Raises:
             PareError: says whether the way there, the machine or the file is at fault.
         """
+        digest = sha256(path)
         if self.binary is not None:
-            return from_benchmark_model(self._say, path, settings, self.binary, self.folder)
+            found = from_benchmark_model(self._say, path, settings, self.binary, self.folder)
+            return _named(checked(found, sha256=digest, where=self.name), path)
         payload, name = archive(path)
         text = script(payload, name, settings, python=self.python, folder=self.folder)
         said = self._say(text, payload, tell, time_allowed_s(settings))
         if said.result is None:
             raise PareError(self._trouble(said, path))
-        return _named(said.result, path)
+        return _named(checked(said.result, sha256=digest, where=self.name), path)
 
     def _say(self, text: str, payload: bytes, tell: Tell, timeout_s: float) -> Said:
-        return talk(self.command(text), tell=tell, timeout_s=timeout_s, payload=payload)
+        said = talk(self.command(text), tell=tell, timeout_s=timeout_s, payload=payload)
+        error = None if said.error is None else plain(said.error)
+        return replace(said, error=error, text=plain(said.text), stderr=plain(said.stderr))
 
     def _trouble(self, said: Said, path: Path) -> str:
         known = explain(said, self.name) or self.blame(said)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
@@ -17,8 +18,9 @@ from pipeline.core.errors import PareError
 from pipeline.runtime.harness import Settings
 
 _LONGEST = 64_000_000  # characters of answers; raw samples and outputs are far below
-_TEXT_KEPT = 200_000
+_TEXT_KEPT, _LINES_KEPT = 200_000, 5000
 _ERRORS_KEPT = 20_000
+_TO_CLEAN_UP_S = 5.0
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -87,9 +89,9 @@ def talk(
         code = child.wait()
     finally:
         stopper.stop()
-        _kill(child)
         with contextlib.suppress(OSError):
-            child.stdin.close()
+            child.stdin.close()  # which ends the work over there, and cleans up
+        _end(child)
         child.stdout.close()
     if stopper.fired:
         raise PareError(
@@ -115,7 +117,7 @@ def _feed(stream: IO[bytes], payload: bytes) -> None:
 
 def _follow(stream: IO[bytes], tell: Tell) -> Said:
     said = Said(code=0, result=None, error=None, text="", stderr="", events=0)
-    length = 0
+    length, plain = 0, deque[str](maxlen=_LINES_KEPT)
     while line := stream.readline(_LONGEST):
         length += len(line)
         if length > _LONGEST:
@@ -125,8 +127,7 @@ def _follow(stream: IO[bytes], tell: Tell) -> Said:
             )
         event = _event(line)
         if event is None:
-            text = (said.text + line.decode(errors="replace"))[-_TEXT_KEPT:]
-            said = replace(said, text=text)
+            plain.append(line.decode(errors="replace"))
         elif event["event"] == "result":
             said = replace(said, result=event.get("result"))
         elif event["event"] == "error":
@@ -134,7 +135,7 @@ def _follow(stream: IO[bytes], tell: Tell) -> Said:
         else:
             said = replace(said, events=said.events + 1)
             tell(event)
-    return said
+    return replace(said, text="".join(plain)[-_TEXT_KEPT:])
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
@@ -143,13 +144,26 @@ def _event(line: bytes) -> dict[str, Any] | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
+    if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+        return None
+    numbers = (found.get(key, 0) for key in ("n", "number"))
+    return found if all(type(number) is int and number >= 0 for number in numbers) else None
 
 
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a program and its children; a shell among them gets the time to clean up."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=_TO_CLEAN_UP_S)
+            break
+        _signal(child, sign)
+    _signal(child, signal.SIGKILL)  # what it has left behind
     child.wait()
+
+
+def _signal(child: subprocess.Popen[bytes], sign: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, sign)
 
 
 class _Tail:

@@ -29,7 +29,7 @@ TABLE = """\
 \t                 CONV_2D\t        9\t    10.100\t    80.000%\t    80.000%\t     0.000\t        9
 \t                 SOFTMAX\t        1\t     0.020\t    20.000%\t   100.000%\t     0.000\t        1
 """
-MACHINE = "pare-machine: aarch64\npare-governor: ondemand\npare-temperature: 41500\npare-cpu: CPU part\t: 0xd08\n"
+MACHINE = "pare-machine: aarch64\npare-governor: ondemand\npare-temperature: 41500\npare-cpu: CPU implementer\t: 0x41\npare-cpu: CPU part\t: 0xd08\n"
 
 
 def printed(*windows):
@@ -62,7 +62,7 @@ def test_an_older_program_gives_a_mean_and_no_percentile(path):
     assert found.stable is True
     assert found.conditions["before"]["cpu_parts"] == ["0xd08"]
     assert found.conditions["before"]["temperature_c"] == 41.5
-    assert found.memory["steady_bytes"] == 3_250_000
+    assert found.memory["steady_bytes"] == 3.25 * 2**20
 
 
 def test_a_newer_program_gives_medians(path):
@@ -125,3 +125,29 @@ def test_what_it_cannot_run_is_refused(path, tmp_path):
         from_benchmark_model(say, onnx_file(tmp_path / "a.onnx"), SETTINGS, path, None)
     with pytest.raises(PareError, match="no benchmark_model at"):
         from_benchmark_model(say, path, SETTINGS, tmp_path / "none", None)
+
+
+@pytest.mark.parametrize(
+    ("machine", "why"),
+    [
+        ("pare-machine: aarch64\npare-cpu: vendor_id\t: AuthenticAMD\n", "another family"),
+        (MACHINE + "pare-qemu: qemu-aarch64-static\n", "emulation by qemu-aarch64-static"),
+        ("pare-machine: aarch64\n", "not there to rule emulation out"),
+    ],
+)
+def test_emulated_time_is_refused(path, machine, why):
+    found = parse(machine + f"pare-begin\n{old(1)}", path, SETTINGS)
+    assert why in found["refused"]
+    assert parse(printed(old(1)), path, SETTINGS)["refused"] is None
+
+
+def test_a_percentile_is_pooled_only_where_each_window_supports_it(path):
+    few = parse(printed(new(1, 1), new(1, 1)), path, SETTINGS)
+    assert few["timing"]["p95_ms"] is None  # 120 runs a window, 130 are needed
+    many = [w.replace("count=120", "count=130") for w in (new(1, 1), new(1, 1))]
+    assert parse(printed(*many), path, SETTINGS)["timing"]["p95_ms"] == pytest.approx(14.5)
+
+
+def test_garbage_is_a_sentence(path):
+    with pytest.raises(PareError, match="what can't be read"):
+        parse(printed(old(1).replace("avg=1 ", "")), path, SETTINGS)

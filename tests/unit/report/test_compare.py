@@ -33,6 +33,7 @@ def timed(report, factor, first=None, **more):
     before["median"] = measure(2.0, n=100, spread=[1.999, 2.001])
     after = timing(1, 2.0, None, **more)
     after["median"] = measure(2.0 * factor, n=100, spread=[1.999 * factor, 2.001 * factor])
+    before["windows_ms"], after["windows_ms"] = [2.0], [2.0 * factor]
     return [
         changed(report, lambda r, one=one: r["files"][0].update(latency=[one]))
         for one in (before | (first or {}), after)
@@ -105,8 +106,16 @@ def test_overlapping_intervals_show_no_change(report):
     pair = timed(report, 1.2)
     pair[1]["files"][0]["latency"][0]["median"]["spread"] = [2.0005, 3.0]
     found = of_host(pair)
-    assert (found.result, found.why) == ("no change shown", "the 95 % intervals overlap")
+    assert (found.result, found.why) == ("no change shown", "the repeats overlap")
     pair[1]["files"][0]["latency"][0]["median"]["spread"] = [2.0015, 3.0]
+    assert of_host(pair).result == "regression"
+
+
+def test_overlapping_repeats_show_no_change_however_narrow_the_interval(report):
+    pair = timed(report, 1.2)
+    pair[0]["files"][0]["latency"][0]["windows_ms"] = [1.98, 2.41]
+    assert of_host(pair).result == "no change shown"
+    pair[0]["files"][0]["latency"][0]["windows_ms"] = [1.98, 2.38]
     assert of_host(pair).result == "regression"
 
 

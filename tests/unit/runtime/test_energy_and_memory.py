@@ -3,10 +3,11 @@ import pytest
 from pipeline.runtime import energy, memory
 
 
-def counter(root, number, joules, around=1_000_000_000):
+def counter(root, number, joules, around=1_000_000_000, name="package-0"):
     folder = root / f"intel-rapl:{number}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "energy_uj").write_text(f"{int(joules * 1e6)}\n")
+    (folder / "name").write_text(f"{name}\n")
     (folder / "max_energy_range_uj").write_text(f"{around}\n")
     return folder
 
@@ -14,11 +15,13 @@ def counter(root, number, joules, around=1_000_000_000):
 def test_the_packages_are_added_and_their_parts_are_not(tmp_path):
     counter(tmp_path, 0, 10)
     counter(tmp_path, 1, 20)
-    counter(tmp_path, "0:0", 5)
+    counter(tmp_path, "0:0", 5, name="core")
+    counter(tmp_path, 2, 100, name="psys")
     meter = energy.Rapl(tmp_path)
     counter(tmp_path, 0, 12)
     counter(tmp_path, 1, 23)
-    counter(tmp_path, "0:0", 500)
+    counter(tmp_path, "0:0", 500, name="core")
+    counter(tmp_path, 2, 900, name="psys")
     assert meter.joules() == pytest.approx(5)
 
 
