@@ -42,6 +42,7 @@ echo "pare-governor: $(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor
 echo "pare-temperature: $(cat /sys/class/thermal/thermal_zone0/temp 2>/dev/null)"
 grep -h 'CPU part\\|model name\\|vendor_id\\|CPU implementer' /proc/cpuinfo 2>/dev/null |
   sort -u | sed 's/^/pare-cpu: /'
+[ -r /proc/thread-self/maps ] && echo "pare-maps: yes"
 grep -ho 'qemu-[a-z0-9_-]*' /proc/thread-self/maps 2>/dev/null |
   sort -u | sed 's/^/pare-qemu: /'
 for flags in {flags}; do
@@ -157,8 +158,8 @@ def _emulation(facts: Mapping[str, Any]) -> str | None:
     if facts.get("qemu"):
         return f"user-mode emulation by {facts['qemu']}"
     machine, keys = str(facts.get("machine") or ""), facts["keys"]
-    if not keys:
-        return "unknown: /proc/cpuinfo is not there to rule emulation out"
+    if not keys or not facts.get("maps"):
+        return "unknown: /proc is not whole, so that emulation can't be ruled out"
     arm = machine.startswith(("arm", "aarch"))
     if ("vendor_id" in keys and arm) or ("CPU implementer" in keys and not arm):
         return f"a program for {machine} on a processor of another family"

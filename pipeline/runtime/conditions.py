@@ -121,7 +121,8 @@ def emulation(root: Path = _ROOT, machine: str | None = None) -> str | None:
     names another family of processor than the program was built for. And a translator of
     whole machines names its processor after itself.
 
-    Without ``/proc`` on Linux nothing can be ruled out, and that is said too.
+    Without ``/proc`` on Linux nothing can be ruled out, and that is said too; newer QEMU
+    makes up a ``/proc/cpuinfo`` where none is mounted, but no list of mapped files.
 
     Args:
         root: where ``proc`` is found.
@@ -131,7 +132,10 @@ def emulation(root: Path = _ROOT, machine: str | None = None) -> str | None:
     if cpuinfo is None:
         linux = sys.platform == "linux"
         return "unknown: /proc is not there to rule emulation out" if linux else None
-    mapped = _text(root / "proc/thread-self/maps") or ""
+    mapped = _text(root / "proc/thread-self/maps")
+    if mapped is None and sys.platform == "linux":
+        return "unknown: /proc/thread-self is not there to rule emulation out"
+    mapped = mapped or ""
     emulators = {Path(line.split()[-1]).name for line in mapped.splitlines() if line.split()}
     found = sorted(name for name in emulators if name.startswith("qemu-"))
     if found:

@@ -234,14 +234,17 @@ import time
 import pipeline.runtime.classifier as room
 from pipeline.runtime.__main__ import run
 whole = room.Classifier.classify
-room.Classifier.classify = lambda *given: time.sleep(0.4) or whole(*given)
+room.Classifier.classify = lambda *given: time.sleep({seconds}) or whole(*given)
 run()
 """
 
 
-@pytest.mark.parametrize(("grace", "wanted"), [("10", [200] * 3), ("0.1", ["cut off"] * 3)])
-def test_what_waits_is_finished_within_the_grace(model, grace, wanted):
-    with serving(model, "--grace", grace, program=("-c", SLOW)) as server:
+@pytest.mark.parametrize(
+    ("grace", "seconds", "wanted"), [("10", 0.4, [200] * 3), ("0.1", 5, ["cut off"] * 3)]
+)
+def test_what_waits_is_finished_within_the_grace(model, grace, seconds, wanted):
+    slow = SLOW.format(seconds=seconds)
+    with serving(model, "--grace", grace, program=("-c", slow)) as server:
         found = []
 
         def client():

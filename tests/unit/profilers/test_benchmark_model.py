@@ -29,7 +29,7 @@ TABLE = """\
 \t                 CONV_2D\t        9\t    10.100\t    80.000%\t    80.000%\t     0.000\t        9
 \t                 SOFTMAX\t        1\t     0.020\t    20.000%\t   100.000%\t     0.000\t        1
 """
-MACHINE = "pare-machine: aarch64\npare-governor: ondemand\npare-temperature: 41500\npare-cpu: CPU implementer\t: 0x41\npare-cpu: CPU part\t: 0xd08\n"
+MACHINE = "pare-machine: aarch64\npare-maps: yes\npare-governor: ondemand\npare-temperature: 41500\npare-cpu: CPU implementer\t: 0x41\npare-cpu: CPU part\t: 0xd08\n"
 
 
 def printed(*windows):
@@ -130,9 +130,12 @@ def test_what_it_cannot_run_is_refused(path, tmp_path):
 @pytest.mark.parametrize(
     ("machine", "why"),
     [
-        ("pare-machine: aarch64\npare-cpu: vendor_id\t: AuthenticAMD\n", "another family"),
+        (
+            "pare-maps: yes\npare-machine: aarch64\npare-cpu: vendor_id\t: AuthenticAMD\n",
+            "another family",
+        ),
         (MACHINE + "pare-qemu: qemu-aarch64-static\n", "emulation by qemu-aarch64-static"),
-        ("pare-machine: aarch64\n", "not there to rule emulation out"),
+        ("pare-machine: aarch64\n", "emulation can't be ruled out"),
     ],
 )
 def test_emulated_time_is_refused(path, machine, why):

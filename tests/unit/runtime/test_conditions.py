@@ -146,3 +146,11 @@ def test_the_hottest_zone_the_cores_and_the_battery_are_told(tmp_path):
     assert found["cpu_parts"] == ["0xd08"]
     assert found["battery"] == {"charge_pct": 80, "state": "Discharging"}
     assert found["memory_mb"] == {"total": 1.024, "available": 0.512}
+
+
+def test_a_made_up_cpuinfo_without_mapped_files_rules_nothing_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    root = machine(tmp_path, ARM)
+    assert emulation(root, machine="aarch64") is None
+    (root / "proc/thread-self/maps").unlink()
+    assert "unknown: /proc/thread-self" in emulation(root, machine="aarch64")
