@@ -6,7 +6,10 @@ READY  := $(VENV)/.installed
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-device lint fmt types golden results wheel check clean
+RUN    ?= runs/quickstart
+IMAGES := raspberry-pi-4b raspberry-pi-zero-2w raspberry-pi-zero-2w=linux/arm/v7 generic-x86 smart-camera-imx8mp
+
+.PHONY: help setup demo test test-slow test-device images weekly lint fmt types golden results wheel check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +35,12 @@ test-slow: setup ## the tests that take minutes
 test-device: setup ## files on an emulated arm64 board (root, Debian; made once, five minutes)
 	PYTHON=$(BIN)/python tests/device/rootfs.sh arm64 build/rootfs-arm64
 	$(BIN)/python -m pytest -n 0 -m device tests/device
+
+images: setup ## build and run the devices' images without a registry (root, Debian 12; minutes, weekly)
+	$(BIN)/pare run --out $(RUN) $(addprefix --target ,$(sort $(filter-out linux/%,$(subst =, ,$(IMAGES)))))
+	PYTHON=$(BIN)/python docker/images.sh $(RUN) $(IMAGES)
+
+weekly: test-slow test-device images ## what takes long or needs root: once a week
 
 lint: setup ## ruff and strict types
 	$(BIN)/ruff check .

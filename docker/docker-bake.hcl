@@ -15,18 +15,38 @@ variable "TAG" {
 variable "LARGEST_MB" {
   default = "200"
 }
+variable "ATTEST" {
+  # false for an engine that keeps no attestations: Docker without its containerd image store.
+  default = true
+}
 
 group "default" {
   targets = ["raspberry-pi-4b"]
 }
 
-target "_edge" {
-  context = "${CONTEXT}"
+target "_any" {
   args = {
-    BASE       = "${BASE}"
+    BASE = "${BASE}"
+  }
+  attest = ATTEST ? ["type=sbom", "type=provenance,mode=max"] : []
+}
+
+target "_edge" {
+  inherits = ["_any"]
+  context  = "${CONTEXT}"
+  args = {
     LARGEST_MB = "${LARGEST_MB}"
   }
-  attest = ["type=sbom", "type=provenance,mode=max"]
+}
+
+# The whole pipeline, from the root of a checkout:
+#   docker buildx bake -f docker/docker-bake.hcl builder
+target "builder" {
+  inherits   = ["_any"]
+  context    = "."
+  dockerfile = "docker/Dockerfile.builder"
+  tags       = ["${TAG}:builder"]
+  platforms  = ["linux/amd64"]
 }
 
 target "raspberry-pi-zero-2w" {
@@ -50,6 +70,15 @@ target "raspberry-pi-3b-plus" {
   platforms = ["linux/arm64"]
 }
 
+target "raspberry-pi-3b-plus-armv7" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:raspberry-pi-3b-plus-armv7"]
+  platforms = ["linux/arm/v7"]
+  args = {
+    LARGEST_MB = "140"
+  }
+}
+
 target "raspberry-pi-4b" {
   inherits  = ["_edge"]
   tags      = ["${TAG}:raspberry-pi-4b"]
@@ -71,6 +100,18 @@ target "smart-camera-imx8mp" {
 target "smart-camera-rk3588" {
   inherits  = ["_edge"]
   tags      = ["${TAG}:smart-camera-rk3588"]
+  platforms = ["linux/arm64"]
+}
+
+target "smart-camera-imx500" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:smart-camera-imx500"]
+  platforms = ["linux/arm64"]
+}
+
+target "coral-edgetpu" {
+  inherits  = ["_edge"]
+  tags      = ["${TAG}:coral-edgetpu"]
   platforms = ["linux/arm64"]
 }
 

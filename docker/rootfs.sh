@@ -36,8 +36,14 @@ rm -rf "$to"/usr/share/doc "$to"/usr/share/man "$to"/usr/share/lintian "$to"/usr
   "$to"/usr/lib/$python/test "$to"/usr/lib/$python/unittest "$to"/usr/lib/$python/pydoc_data \
   "$to"/usr/lib/$python/lib2to3 "$to"/usr/lib/$python/idlelib "$to"/usr/lib/$python/tkinter \
   "$to"/usr/lib/$python/distutils "$to"/usr/lib/$python/ensurepip "$to"/usr/lib/$python/turtledemo \
-  "$to"/usr/lib/$python/config-* "$to"/usr/lib/*/gconv "$to"/usr/lib/*/audit "$to"/usr/bin/pdb3*
+  "$to"/usr/lib/$python/config-* "$to"/usr/lib/*/gconv "$to"/usr/lib/*/audit "$to"/usr/bin/pdb3* \
+  "$to"/usr/lib/python3/dist-packages/numpy/*/tests "$to"/usr/lib/python3/dist-packages/numpy/tests \
+  "$to"/usr/lib/python3/dist-packages/numpy/f2py
 ln -s $python "$to/usr/bin/python3"
+# Debian chooses among several BLAS while it configures; here there is one.
+for folder in "$to"/usr/lib/*/blas "$to"/usr/lib/*/lapack; do
+  [ ! -d "$folder" ] || mv "$folder"/* "${folder%/*}"
+done
 mkdir -p "$to/tmp" "$to/etc" "$to/proc" "$to/sys" "$to/dev"
 chmod 1777 "$to/tmp"
 echo 'root:x:0:0:root:/:/nologin

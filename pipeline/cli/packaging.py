@@ -35,8 +35,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"image {found['tag']} for {found['platform']}: {found['layers']} layers{size}"
     )
     if smoke := found.get("smoke"):
+        how = "emulated" if smoke["emulated"] else f"ready after {smoke['ready_s']} s"
         told.append(
             f"tested with {smoke['memory_mb']} MB and {smoke['cpus']:g} cores, read-only, "
-            f"without rights: self-test, predict, serve; ready after {smoke['ready_s']} s"
+            f"without rights: self-test, predict, serve; {how}"
         )
     return [*told, f"run it: see {found['context']}/compose.yaml"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,43 +16,13 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 PORT = 8080
 _RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 _ARM_32 = "linux/arm/v7"
-
-_COMPOSE = Template("""\
-# docker compose up -d: the model on $target, without rights, without anything it can write to.
-services:
-  model:
-    image: $tag
-    platform: $platform
-    ports: ["127.0.0.1:8080:8080"]
-    read_only: true
-    tmpfs: [/tmp]
-    cap_drop: [ALL]
-    security_opt: [no-new-privileges:true]
-    restart: unless-stopped
-    mem_limit: ${memory}m
-    cpus: $cpus
-    pids_limit: 64
-""")
-
-_UNIT = Template("""\
-# Copy to /etc/systemd/system/, then: systemctl enable --now $name
-[Unit]
-Description=Image classifier of pare for $target
-After=docker.service
-Requires=docker.service
-
-[Service]
-ExecStartPre=-/usr/bin/docker rm --force $name
-ExecStart=/usr/bin/docker run --rm --init --name $name --read-only --tmpfs /tmp \\
-  --cap-drop ALL --security-opt no-new-privileges --pids-limit 64 \\
-  --memory ${memory}m --cpus $cpus --publish 127.0.0.1:8080:8080 $tag
-ExecStop=/usr/bin/docker stop --time 10 $name
-Restart=on-failure
-RestartSec=5
-
-[Install]
-WantedBy=multi-user.target
-""")
+#: By the name of an accelerator: what a container needs of its driver. No image ships one.
+_DEVICES = {
+    "VeriSilicon VIPNano-SI+": """\
+    # This image computes on the CPU. One made with NXP's VX delegate reaches the NPU by
+    # devices: [/dev/galcore]
+"""
+}
 
 
 def templates() -> Path:
@@ -129,8 +98,11 @@ def write_context(
         "target": target.id, "tag": tag, "platform": platform, "memory": memory,
         "cpus": cpus, "name": f"pare-{target.id}",
     }  # fmt: skip
-    write_text(folder / "compose.yaml", _COMPOSE.substitute(words))
-    write_text(folder / f"pare-{target.id}.service", _UNIT.substitute(words))
+    accelerator = target.accelerator.name if target.accelerator else ""
+    words["devices"] = _DEVICES.get(accelerator, "")
+    for name, to in (("compose", "compose.yaml"), ("systemd", f"pare-{target.id}.service")):
+        text = (source / f"{name}.template").read_text(encoding="utf-8")
+        write_text(folder / to, Template(text).substitute(words))
     return runtime
 
 
@@ -155,8 +127,3 @@ def _copy_runtime(to: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(_PACKAGE / "runtime", to / "runtime", ignore=ignored)
     write_text(to / "__init__.py", "")
-
-
-def read_card(context: Path) -> dict[str, Any]:
-    """Return the facts of a context that was written."""
-    return dict(json.loads((context / "model" / "card.json").read_text(encoding="utf-8")))

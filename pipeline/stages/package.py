@@ -17,6 +17,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.rundir import write_json
 from pipeline.core.target import Target
 from pipeline.stages.android_bundle import write_bundle
+from pipeline.stages.build_command import build_command
 from pipeline.stages.chosen import card_of, chosen_file, golden_answers
 from pipeline.stages.image_context import labels, limits, write_context
 from pipeline.stages.image_engine import Engine, NoEngine
@@ -65,14 +66,16 @@ def package(order: Order, tell: Tell = lambda _text: None) -> dict[str, Any]:
         NoEngine: the context was written, and nothing is installed that builds it.
     """
     target, chosen = order.target, chosen_file(order.run, order.target)
-    folder = order.run / PACKAGES / target.id
+    name = target.id + _suffix(order.platform)
+    folder = order.run / PACKAGES / name
+    (folder / "package.json").unlink(missing_ok=True)  # its presence is completion
     golden, card = golden_answers(order.run, chosen), card_of(order.run, chosen, target)
     if target.platform.os == "android":
         made = write_bundle(_emptied(folder / "bundle"), chosen, golden, card, target)
         tell(f"bundle: {made}")
         return _kept(folder, {"kind": "bundle", "folder": str(made), **card})
     platform = _platform(order)
-    tag = f"pare:{target.id}" + ("" if order.platform is None else _suffix(platform))
+    tag = f"pare:{name}"
     context = _emptied(folder / "context")
     runtime = write_context(
         context, model=chosen, golden=golden, card=card, target=target, platform=platform,
@@ -83,18 +86,19 @@ def package(order: Order, tell: Tell = lambda _text: None) -> dict[str, Any]:
               "platform": platform, **card}  # fmt: skip
     arguments = {"LARGEST_MB": str(_LARGEST_MB.get(runtime, _LARGEST_OF_OTHERS_MB))}
     arguments |= {"BASE": order.base} if order.base else {}
+    marks = labels(card)
+    by_hand = {"command": _by_hand(order.engine, context, platform, tag, marks, arguments)}
     if order.context_only:
-        return _kept(folder, record | {"command": _by_hand(context, platform, tag)})
+        return _kept(folder, record | by_hand)
     try:
         engine = Engine(order.engine)
     except NoEngine as error:
-        _kept(folder, record | {"command": _by_hand(context, platform, tag)})
+        _kept(folder, record | by_hand)
         raise NoEngine(
-            f"{error}\nThe context is in {context}; this builds it: "
-            f"{_by_hand(context, platform, tag)}"
+            f"{error}\nThe context is in {context}; this builds it: {by_hand['command']}"
         ) from None
     tell(f"building {tag} for {platform} with {engine.name}")
-    engine.build(context, platform=platform, tag=tag, labels=labels(card), arguments=arguments)
+    engine.build(context, platform=platform, tag=tag, labels=marks, arguments=arguments)
     record |= {"kind": "image", "engine": engine.name, **engine.facts(tag)}
     memory, cpus = limits(target)
     if engine.name != "buildah":  # which builds and runs nothing
@@ -103,6 +107,7 @@ def package(order: Order, tell: Tell = lambda _text: None) -> dict[str, Any]:
             engine, tag, golden, platform=platform, memory_mb=memory, cpus=cpus
         )
     if order.push:
+        _kept(folder, record)  # whole, whatever the registry says
         engine.push(tag, order.push)
         record["pushed"] = order.push
     return _kept(folder, record)
@@ -127,13 +132,12 @@ def _platform(order: Order) -> str:
     return order.platform
 
 
-def _suffix(platform: str) -> str:
-    return "-" + platform.removeprefix("linux/").replace("/", "")
+def _suffix(platform: str | None) -> str:
+    return f"-{platform.removeprefix('linux/').replace('/', '')}" if platform else ""
 
 
-def _by_hand(context: Path, platform: str, tag: str) -> str:
-    line = ["docker", "build", "--platform", platform, "--tag", tag, str(context)]
-    return f"DOCKER_BUILDKIT=1 {shlex.join(line)}"
+def _by_hand(engine: str | None, *how: Any) -> str:
+    return f"DOCKER_BUILDKIT=1 {shlex.join(build_command(engine or 'docker', *how))}"
 
 
 def _emptied(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaged_run import finished_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +55,16 @@ def test_wheel_holds_targets_recipes_and_the_template(wheel: Path) -> None:
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
 
 
+def test_wheel_holds_what_images_are_built_from(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    files = {
+        p.relative_to(ROOT / "docker") for p in (ROOT / "docker").rglob("*") if p.is_file()
+    }
+    wanted = {f"pipeline/_docker/{path}" for path in files}
+    assert {"pipeline/_docker/Dockerfile.litert", "pipeline/_docker/lock/litert.txt"} <= wanted
+    assert wanted - names == set()
+
+
 def test_wheel_brings_both_programs(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (entries,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
@@ -76,6 +87,18 @@ def test_it_is_the_wheel_that_runs(installed: Path, tmp_path: Path) -> None:
         env=environment, check=True,
     )  # fmt: skip
     assert done.stdout.strip().startswith(str(installed))
+
+
+def test_a_context_is_written_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path, {"raspberry-pi-4b": "model.float32.onnx"})
+    done = pare(
+        installed, tmp_path, "package", str(run), "--target", "raspberry-pi-4b",
+        "--context-only",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    context = run / "packages" / "raspberry-pi-4b" / "context"
+    assert (context / "Dockerfile").is_file()
+    assert (context / "lock" / "onnxruntime.txt").is_file()
 
 
 def test_a_recipe_runs_through_all_stages(installed: Path, tmp_path: Path) -> None:

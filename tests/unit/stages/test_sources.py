@@ -93,7 +93,8 @@ def test_every_file_but_those_above_is_the_code_of_some_stage():
             "calibration", "published", "rates", "read_network", "target_text", "validation")),
         # What a finished run chose becomes an image, or a folder for a phone.
         *(f"stages/{name}.py" for name in (
-            "android_bundle", "chosen", "image_context", "image_engine", "package", "smoke")),
+            "android_bundle", "build_command", "chosen", "emulation", "image_context",
+            "image_engine", "package", "smoke")),
     }  # fmt: skip
 
 
