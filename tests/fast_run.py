@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -51,7 +52,12 @@ def pare(*args: str) -> Result:
     return result
 
 
-def start_pare(*args: str, cwd: Path, **changes: object) -> subprocess.Popen[str]:
+def start_pare(
+    *args: str,
+    cwd: Path,
+    preexec_fn: Callable[[], object] = lambda: None,
+    **changes: object,
+) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         [sys.executable, "-m", "pipeline.cli", *args],
@@ -60,10 +66,14 @@ def start_pare(*args: str, cwd: Path, **changes: object) -> subprocess.Popen[str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A suite that was started in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: _listens_to_ctrl_c() or preexec_fn(),
         **changes,
     )
+
+
+def _listens_to_ctrl_c() -> None:
+    """Take back what a suite that was started in the background hands to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stage_hashes(run: Path) -> dict[str, str]:

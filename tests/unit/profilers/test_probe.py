@@ -35,6 +35,7 @@ def x86(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     blocks = [X86.format(number=n) for n in range(2)]
     write(tmp_path / "proc/cpuinfo", "\n".join(blocks))
+    write(tmp_path / "proc/thread-self/maps", "00400000-00401000 r-xp /usr/bin/python3\n")
     write(tmp_path / "proc/meminfo", "MemTotal:       2000000 kB\nMemFree: 1 kB\n")
     caches = [("1", "Data", "32K"), ("1", "Instruction", "64K"), ("2", "Unified", "1024K")]
     for index, cache in enumerate([*caches, ("3", "Unified", "8192K")]):
@@ -57,6 +58,7 @@ def arm(tmp_path, monkeypatch):
         folder = tmp_path / f"sys/devices/system/cpu/cpu{number}/cpufreq"
         write(folder / "cpuinfo_max_freq", str(khz))
     write(tmp_path / "proc/cpuinfo", "\n".join(blocks))
+    write(tmp_path / "proc/thread-self/maps", "00400000-00401000 r-xp /usr/bin/python3\n")
     return tmp_path
 
 
