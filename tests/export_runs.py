@@ -93,8 +93,12 @@ def states(entry: dict[str, Any]) -> dict[str, str]:
 
 
 def names(folder: Path) -> set[str]:
-    """Return every file below a folder, by its path in it."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """Return every file below a folder, by its path in it.
+
+    Of this machine's times only what was stable is kept: which those are is not the run's.
+    """
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in paths if path.parts[0] != "timings"}
 
 
 def is_alive(pid: int) -> bool:
