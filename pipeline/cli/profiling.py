@@ -80,10 +80,9 @@ def of_run(folder: Path, *, targets: Sequence[str], on: str, quiet: bool, **how:
             that are finished stay.
     """
     from pipeline.core.recipe import Recipe
-    from pipeline.core.rundir import RunDir, read_json
+    from pipeline.core.rundir import RunDir, device_profiles, read_json
     from pipeline.profilers.profile import profile
     from pipeline.stages import STAGES, named
-    from pipeline.stages.timing import PROFILES
 
     if not (folder / "recipe.toml").is_file():
         raise PareError(f"{folder} is not the folder of a run: it has no recipe.toml.")
@@ -98,7 +97,7 @@ def of_run(folder: Path, *, targets: Sequence[str], on: str, quiet: bool, **how:
              and entry["dtype"] in target.constraints.dtypes]  # fmt: skip
     if not taken:
         raise PareError(f"{folder} has no file of a form that {target.id} takes.")
-    keep = folder / PROFILES / target.id
+    keep = device_profiles(folder, target.id)
     with RunDir(folder).lock():
         for name in taken:
             machine, settings = _machine(on, target, files / name, how)

@@ -115,6 +115,11 @@ class RunDir:
         return self.path / f"{number}-{stage}.partial"
 
 
+def device_profiles(run: Path, target: str) -> Path:
+    """Return the folder of a run that holds what a target's device measured of its files."""
+    return run / "profiles" / target
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in full or not at all."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -13,19 +13,10 @@ from typing import Any
 
 from pipeline.core.own_targets import HOST
 from pipeline.core.record import Record
+from pipeline.profilers.processors import FAMILIES, PARTS
 from pipeline.runtime.conditions import cpu_model, emulation
 
-_ARCHES = {
-    "x86_64": "amd64", "amd64": "amd64", "i686": "386", "aarch64": "arm64", "arm64": "arm64",
-    "armv8l": "arm", "armv7l": "arm", "armv6l": "arm",
-}  # fmt: skip
 _PORTS = {"arm64": "linux/arm64", "amd64": "linux/amd64", "arm": "linux/arm/v7"}
-# Arm's part numbers, as /proc/cpuinfo gives them.
-_PARTS = {
-    "0xd03": "cortex-a53", "0xd05": "cortex-a55", "0xd07": "cortex-a57", "0xd08": "cortex-a72",
-    "0xd09": "cortex-a73", "0xd0a": "cortex-a75", "0xd0b": "cortex-a76",
-    "0xd0c": "neoverse-n1", "0xd0d": "cortex-a77", "0xd41": "cortex-a78", "0xd44": "cortex-x1",
-}  # fmt: skip
 # What matters to an engine, by the kernel's name for it.
 _ISA = {
     "asimd": "neon", "neon": "neon", "asimddp": "dotprod", "asimdhp": "fp16", "i8mm": "i8mm",
@@ -59,7 +50,7 @@ def probe(root: Path = Path("/"), seconds: float = _SECONDS) -> Probe:
         seconds: how long to copy and to fill, at least.
     """
     machine = platform.machine().lower()
-    arch = _ARCHES.get(machine, machine)
+    arch = FAMILIES.get(machine, machine)
     engines, notes = _engines(arch)
     clusters = list(_clusters(root))
     if not clusters:
@@ -143,7 +134,7 @@ def _clusters(root: Path) -> Iterator[dict[str, Any]]:
     for core in _cores(root):
         mhz, source = _clock(core, root)
         if mhz is not None:
-            name = _PARTS.get(core.get("CPU part", ""), "")
+            name = PARTS.get(core.get("CPU part", ""), "")
             kind = mhz, name or core.get("model name") or core.get("CPU part") or "unknown"
             groups.setdefault(kind, []).append(core)
             sources[kind] = source

@@ -7,9 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.rundir import read_json
+from pipeline.core.rundir import device_profiles, read_json
 
-PROFILES = "profiles"  # folder of a run: what `pare profile RUN --on ...` wrote
 _CLAIMED = ("p90_claim", "p95", "median", "mean")  # a verdict rests on one of these
 
 
@@ -32,7 +31,7 @@ def with_devices(
 
 
 def _records(folder: Path, target: str) -> Iterator[dict[str, Any]]:
-    for path in sorted((folder / PROFILES / target).glob("*.json")):
+    for path in sorted(device_profiles(folder, target).glob("*.json")):
         with suppress(OSError, ValueError):  # harmed: the profile stage is who refuses it
             found = read_json(path)
             if _is_whole(found) and found["target"] == target:

@@ -11,7 +11,7 @@ from pipeline.core.artifact import sha256, versions
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import ProfileOptions
 from pipeline.core.record import digest
-from pipeline.core.rundir import read_json, write_json
+from pipeline.core.rundir import device_profiles, read_json, write_json
 from pipeline.core.target import Target
 from pipeline.profilers import profile
 from pipeline.profilers.measurement import refuse
@@ -21,7 +21,6 @@ from pipeline.runtime.conditions import cpu_model
 from pipeline.runtime.harness import Settings
 from pipeline.stages.sources import code
 
-PROFILES = "profiles"  # folder of a run: what devices measured
 TIMINGS = "timings"  # folder of a run: what this machine measured
 
 
@@ -93,4 +92,4 @@ def profiles_of(run: Path, target: Target) -> dict[str, profile.Profile]:
 
 def profile_paths(run: Path, target: Target) -> list[Path]:
     """Return the files that hold what a target's device measured of a run."""
-    return sorted((run / PROFILES / target.id).glob("*.json"))
+    return sorted(device_profiles(run, target.id).glob("*.json"))
