@@ -12,6 +12,7 @@ from pydantic import Field
 from pipeline.core.errors import PareError
 from pipeline.core.record import Record
 from pipeline.profilers.measurement import refuse_emulation
+from pipeline.profilers.operator_table import by_kernel_ms
 from pipeline.runtime.conditions import conditions
 from pipeline.runtime.operators import operator_times
 from pipeline.runtime.tensors import EngineError
@@ -58,10 +59,7 @@ class OpTimes(Record):
 
     def by_kernel(self) -> dict[str, float]:
         """Return the milliseconds of each kernel, all of its calls, the slowest first."""
-        found: dict[str, float] = {}
-        for op in self.ops:
-            found[op.kernel] = found.get(op.kernel, 0.0) + op.median_ms
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return by_kernel_ms((op.kernel, op.median_ms) for op in self.ops)
 
 
 def op_times(path: Path, *, runs: int = 30, warmup: int = 5, threads: int = 1) -> OpTimes:

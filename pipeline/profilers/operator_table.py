@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pipeline.core.record import Record
@@ -33,6 +33,18 @@ class OperatorRow(Record):
     macs: int | None = None
     bytes: int | None = None
     bound: Literal["compute", "memory"] | None = None
+
+
+def by_kernel_ms(kernels: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the milliseconds of each kernel, all of its calls, the slowest first.
+
+    >>> by_kernel_ms([("Conv", 1.0), ("Add", 2.5), ("Conv", 2.0)])
+    {'Conv': 3.0, 'Add': 2.5}
+    """
+    found: dict[str, float] = {}
+    for kernel, ms in kernels:
+        found[kernel] = found.get(kernel, 0.0) + ms
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def operator_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.core.rundir import device_profiles, read_json, write_json
 from pipeline.core.target import Target
 from pipeline.profilers import profile
 from pipeline.profilers.measurement import refuse
+from pipeline.profilers.operator_table import by_kernel_ms
 from pipeline.profilers.transports.local import Local
 from pipeline.profilers.transports.wire import checked
 from pipeline.runtime.conditions import cpu_model
@@ -64,16 +66,10 @@ def timed(path: Path, options: ProfileOptions, threads: int, shelf: Path) -> dic
 
 def by_kernel(result: dict[str, Any]) -> dict[str, Any]:
     """Return the milliseconds of each kind of kernel, or why they are not known."""
-    found, count = dict[str, float](), dict[str, int]()
-    for kernel in result["operators"]["kernels"]:
-        kind = kernel["kernel"]
-        found[kind] = found.get(kind, 0.0) + kernel["median_ms"]
-        count[kind] = count.get(kind, 0) + 1
-    slowest_first = dict(sorted(found.items(), key=lambda item: -item[1]))
-    most_first = dict(sorted(count.items(), key=lambda item: -item[1]))
+    kernels = result["operators"]["kernels"]
     return {
-        "by_kernel_ms": slowest_first,
-        "count": most_first,
+        "by_kernel_ms": by_kernel_ms((one["kernel"], one["median_ms"]) for one in kernels),
+        "count": dict(Counter(one["kernel"] for one in kernels).most_common()),
         "why": result["operators"]["why"],
     }
 
