@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.core.artifact import Artifact, Provenance, git_commit, sha256, versions
+from pipeline.core.epoch import Epoch
 from pipeline.core.errors import Interrupted, OverBudget, PareError
 from pipeline.core.plugins import EXPORTERS, QUANTIZERS
 from pipeline.core.recipe import Recipe, check_listed, fingerprint
@@ -34,8 +35,8 @@ class Reporter(Protocol):
     def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
         """Say that a stage is finished, or skipped (no seconds)."""
 
-    def progress(self, done: int, total: int, text: str) -> None:
-        """Say how far the training is."""
+    def progress(self, done: int, total: int, epoch: Epoch) -> None:
+        """Say how far the training is, after each epoch."""
 
     def warn(self, text: str) -> None:
         """Say what the user should know although the run goes on."""
@@ -47,7 +48,7 @@ class Quiet:
     def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
         """Say nothing."""
 
-    def progress(self, done: int, total: int, text: str) -> None:
+    def progress(self, done: int, total: int, epoch: Epoch) -> None:
         """Say nothing."""
 
     def warn(self, text: str) -> None:

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from pipeline.core.epoch import Epoch
+
 
 def _console() -> Console:
     """Return the terminal; a file or a pipe is given room for the tables."""
@@ -29,8 +31,12 @@ class Terminal:
             f"[bold]{number} {name:<9}[/] [dim]{took:>8}[/]  {escape(text)}", soft_wrap=True
         )
 
-    def progress(self, done: int, total: int, text: str) -> None:
+    def progress(self, done: int, total: int, epoch: Epoch) -> None:
         """Move the training's bar."""
+        text = (
+            f"loss {epoch.task_loss:.3f}  validation {epoch.accuracy:.1%}  "
+            f"pruned {epoch.pruned_accuracy:.1%}"
+        )
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("  training"),

@@ -16,18 +16,19 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from pipeline.core.epoch import Epoch
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
 from pipeline.methods import Method, Phase, plain, snapshot
 from pipeline.training.batches import batch_count, batches
-from pipeline.training.checkpoint import Best, Checkpoint, Epoch
+from pipeline.training.checkpoint import Best, Checkpoint
 from pipeline.training.distillation import Teacher
 from pipeline.training.evaluation import accuracy
 from pipeline.training.recalibration import pruned_network, recalibrated
 from pipeline.training.schedule import optimizer_for, scheduler_for
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, Epoch], None]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def train(
         seed: of shuffling and augmentation; every epoch draws from its own generator, so
             that a resumed training repeats what an unbroken one does.
         checkpoint: written after each epoch, and continued from if it exists.
-        progress: called with epochs done, epochs in all, and a line of text.
+        progress: called after each epoch with epochs done, epochs in all, and its record;
+            what it raises stops the training, which can be continued.
         teacher: trained network to learn from beside the labels, as the options weigh it.
 
     Raises:
@@ -336,12 +338,8 @@ class _Loop:
 
     def _report(self) -> None:
         if self.progress:
-            last = self.history[-1]
-            text = (
-                f"loss {last.task_loss:.3f}  validation {last.accuracy:.1%}  "
-                f"pruned {last.pruned_accuracy:.1%}"
-            )
-            self.progress(len(self.history), sum(phase.epochs for phase in self.phases), text)
+            total = sum(phase.epochs for phase in self.phases)
+            self.progress(len(self.history), total, self.history[-1])
 
 
 def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:

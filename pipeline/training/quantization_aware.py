@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.core.budget import Budget
+from pipeline.core.epoch import Epoch
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.core.target import Granularity
@@ -33,7 +34,6 @@ from pipeline.quantizers._simulation import (
     simulate,
     stored_values,
 )
-from pipeline.training.checkpoint import Epoch
 from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import Progress, train
 

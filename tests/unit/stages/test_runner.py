@@ -7,6 +7,7 @@ import pytest
 from fast_run import FAST, run_fast, stage_hashes
 
 from pipeline import run as run_recipe
+from pipeline.core.epoch import Epoch
 from pipeline.core.errors import Interrupted, OverBudget, PareError
 from pipeline.core.recipe import Recipe
 from pipeline.core.rundir import read_json, write_json
@@ -14,6 +15,10 @@ from pipeline.stages import STAGES, Stage, check_order, named, runner
 from pipeline.stages.runner import Quiet, Runner, demand_fit
 from pipeline.stages.terminal import Terminal
 
+EPOCH = Epoch(
+    phase="train", epoch=1, task_loss=1.0, budget_loss=0.0, accuracy=0.5, pruned_accuracy=0.4,
+    cost=None, lr=0.1, seconds=1.0,
+)  # fmt: skip
 NAMES = ["train", "prune", "compact", "quantize", "export", "profile"]
 
 
@@ -292,14 +297,14 @@ def test_a_network_without_any_path_to_its_output_is_warned_of(tmp_path):
 def test_quiet_says_nothing(capsys):
     quiet = Quiet()
     quiet.stage(1, "train", "text", 0.1)
-    quiet.progress(1, 2, "text")
+    quiet.progress(1, 2, EPOCH)
     quiet.warn("text")
     assert capsys.readouterr() == ("", "")
 
 
 def test_the_terminal_says_what_was_done_and_warned(capsys):
     terminal = Terminal()
-    terminal.progress(1, 2, "loss 1.0")
+    terminal.progress(1, 2, EPOCH)
     terminal.stage(1, "train", "did a thing", 1.25)
     terminal.stage(2, "prune", "did another", None)
     terminal.warn("look out")
