@@ -329,6 +329,86 @@ def compare(runs: tuple[Path, ...], **options: Any) -> None:
     execute(runs, **options)
 
 
+def _search_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all searches share."""
+    decorators = [
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override one value of all trials; repeatable.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            help="Trials at a time.  [default: as many as cores and memory allow]",
+        ),
+        click.option(
+            "--cpus",
+            type=click.IntRange(1),
+            default=1,
+            help="Cores of each trial.  [default: 1]",
+        ),
+        click.option(
+            "--ray", metavar="ADDRESS", help="Of a Ray cluster to run the trials on."
+        ),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print each event as a JSON line."
+        ),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+@main.command()
+@click.argument("recipe", default="quickstart")
+@click.option(
+    "--grid",
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="Values to try of one key, such as budget.weights=0.1,0.05; repeatable.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    help="Runs of each combination.  [default: 1]",
+)
+@click.option(
+    "--until",
+    type=click.Choice(["train", "prune", "compact", "quantize", "export", "profile"]),
+    help="Last stage of each trial.  [default: all, and its report]",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Device, or path of a target file; repeatable. Replaces the recipe's.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the sweep.  [default: runs/<recipe name>-sweep]",
+)
+@_search_options
+def sweep(recipe: str, **options: Any) -> None:
+    """Run every combination of a grid of values, and compare what came of them.
+
+    Each trial is an ordinary run in trials/ of the sweep's folder; stages that trials have in
+    common are computed once. The same command goes on after a stop, whatever stopped it. A
+    trial that fails is told at the end, and the others go on.
+
+    Exit code 2: a problem you can solve, or a trial that failed.
+    """
+    from pipeline.cli.sweeping import execute
+
+    execute(recipe, **options)
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")

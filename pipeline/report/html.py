@@ -30,7 +30,33 @@ def page(report: dict[str, Any]) -> str:
     Args:
         report: as ``collect`` returns it.
     """
-    environment = jinja2.Environment(
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            report=report,
+            headline=verdicts.headline(report),
+            cards=verdicts.cards(report),
+            tables=tables,
+            candidates=candidates,
+            host=host,
+            matrix=fits.matrix(report),
+            matrix_meaning=fits.MEANING,
+            worse=history.table(report),
+            panels=target_pictures.panels(report),
+            quantization=quantization,
+            training=pictures.training(report),
+            layers=pictures.layers(report),
+            files=pictures.files(report),
+            limits=_limits(report),
+            recipe=tomli_w.dumps(report["recipe"]),
+        )
+    )
+
+
+def environment() -> jinja2.Environment:
+    """Return what pages are made with: templates of this folder, every text escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -38,26 +64,9 @@ def page(report: dict[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["drawn"] = Markup  # our own SVG; its texts are escaped where drawn
-    environment.filters["tied"] = _tied
-    return environment.get_template("template.html").render(
-        report=report,
-        headline=verdicts.headline(report),
-        cards=verdicts.cards(report),
-        tables=tables,
-        candidates=candidates,
-        host=host,
-        matrix=fits.matrix(report),
-        matrix_meaning=fits.MEANING,
-        worse=history.table(report),
-        panels=target_pictures.panels(report),
-        quantization=quantization,
-        training=pictures.training(report),
-        layers=pictures.layers(report),
-        files=pictures.files(report),
-        limits=_limits(report),
-        recipe=tomli_w.dumps(report["recipe"]),
-    )
+    made.filters["drawn"] = Markup  # our own SVG; its texts are escaped where drawn
+    made.filters["tied"] = _tied
+    return made
 
 
 def _tied(text: str) -> str:

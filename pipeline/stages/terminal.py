@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from pipeline.core.epoch import Epoch
 
 
-def _console() -> Console:
+def console() -> Console:
     """Return the terminal; a file or a pipe is given room for the tables."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=120)
@@ -18,8 +18,8 @@ def _console() -> Console:
 class Terminal:
     """A line per stage, and a bar for the training."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _console()
+    def __init__(self, shown_on: Console | None = None) -> None:
+        self.console = shown_on or console()
         self._bar: Progress | None = None
         self._task = TaskID(0)
 

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pipeline"
 #: A room imports only from floors below its own; rooms of one floor don't know each other.
 FLOORS = [
     {"cli"},
+    {"search"},
     {"stages", "report"},
     {"training"},
     {"methods", "quantizers", "exporters", "profilers"},
