@@ -409,6 +409,86 @@ def sweep(recipe: str, **options: Any) -> None:
     execute(recipe, **options)
 
 
+def _numbers(kind: Callable[[str], Any]) -> Callable[..., tuple[Any, ...]]:
+    """Read a list of numbers, such as 1,0.5,0.25."""
+
+    def read(
+        _ctx: click.Context, _param: click.Parameter, value: str | None
+    ) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part) for part in value.split(",")) if value else ()
+        except ValueError:
+            raise click.BadParameter(f"{value!r}: write numbers, as in 0.5,0.25.") from None
+
+    return read
+
+
+@main.command()
+@click.argument("recipe", default="quickstart")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="Device, or path of a target file; repeatable.  [default: the recipe's]",
+)
+@click.option(
+    "--widths",
+    callback=_numbers(float),
+    metavar="FACTOR,...",
+    help="Of the model's width, to try.  [default: 1,0.5,0.25]",
+)
+@click.option(
+    "--sizes",
+    callback=_numbers(int),
+    metavar="PIXELS,...",
+    help="Of the images, to try, where the data can be resized.  [default: the recipe's]",
+)
+@click.option(
+    "--weights",
+    callback=_numbers(float),
+    metavar="PART,...",
+    help="Of the weights, kept by the recipe's method.  [default: 0.2,0.1,0.05]",
+)
+@click.option(
+    "--macs",
+    callback=_numbers(float),
+    metavar="PART,...",
+    help="Of the multiply-accumulates, kept by the recipe's method.  [default: none]",
+)
+@click.option(
+    "--channels",
+    callback=_numbers(float),
+    metavar="PART,...",
+    help="Of the weights, kept by removing whole filters.  [default: 0.5,0.25]",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="After which no training is begun any more.  [default: no limit]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the search.  [default: runs/<recipe name>-fit]",
+)
+@_search_options
+def fit(recipe: str, **options: Any) -> None:
+    """Find for each target the most accurate network that keeps its limits.
+
+    The family is RECIPE made narrower, with smaller images, and pruned in several ways. What
+    a network takes at least is counted before it is trained; a target that none can fit is
+    told so at once. The others are trained, stopped early where they fall behind, and files
+    are made of the best. The chosen recipe and file lie in targets/<name>/ of the folder.
+
+    Exit code 2: a problem you can solve; 3: a target that no network of the family fits.
+    """
+    from pipeline.cli.fitting import execute
+
+    axes = ("widths", "sizes", "weights", "macs", "channels")
+    execute(recipe, space={name: options.pop(name) for name in axes}, **options)
+
+
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print all of it as one JSON object.")

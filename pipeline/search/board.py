@@ -54,19 +54,23 @@ class Json:
 
 
 class Board:
-    """What runs, what has ended, what is best so far, how long it will take.
-
-    Args of the constructor: the console, the number of trials that are planned, how many
-    run at a time, and what is best so far, as lines of text made from the outcomes.
-    """
+    """What runs, what has ended, what is best so far, how long it will take."""
 
     def __init__(
         self,
         console: Console,
-        planned: int,
+        planned: int | None,
         workers: int,
         best: Callable[[Mapping[str, Outcome]], list[str]],
     ) -> None:
+        """Take what is shown.
+
+        Args:
+            console: to print on.
+            planned: trials in all, where that is known.
+            workers: trials at a time.
+            best: what is best so far, as lines of text, from the outcomes.
+        """
         self._console, self._best = console, best
         self._planned, self._workers = planned, max(1, workers)
         self._running: dict[str, str] = {}
@@ -115,7 +119,7 @@ class Board:
             self._console.print(f"{self._counted():<12} {escape(line)}", soft_wrap=True)
 
     def _counted(self) -> str:
-        return f"{len(self._ended)}/{self._planned}"
+        return f"{len(self._ended)}" + (f"/{self._planned}" if self._planned else "")
 
     def _table(self) -> RenderableType:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -129,7 +133,7 @@ class Board:
         states = Counter(outcome.state for outcome in self._ended.values())
         parts = [f"{len(self._running)} running"]
         parts += [f"{states[name]} {name}" for name in ("finished", "stopped", "failed")]
-        parts.append(f"{self._planned} planned")
+        parts += [f"{self._planned} planned"] if self._planned else []
         parts.append(f"{_clock(time.monotonic() - self._began)} passed")
         if (left := self._left()) is not None:
             parts.append(f"about {_clock(left)} left")
@@ -137,7 +141,7 @@ class Board:
 
     def _left(self) -> float | None:
         """Return the seconds that the rest takes if it is like what has ended."""
-        if not self._fresh:
+        if not self._fresh or self._planned is None:
             return None
         open_ = max(0, self._planned - len(self._ended))
         return open_ * sum(self._fresh) / len(self._fresh) / self._workers

@@ -19,6 +19,7 @@ from pipeline.core.errors import Interrupted, PareError
 from pipeline.search.engine import Watcher
 from pipeline.search.feed import Feed
 from pipeline.search.folder import SearchDir
+from pipeline.search.one_run import key_of, run_trial
 from pipeline.search.trial import Outcome, Trial
 
 _RETRIES = 3  # of a trial whose worker was lost
@@ -115,8 +116,6 @@ class OnRay:
 def _work(config: dict[str, Any]) -> None:
     """Run one trial in a worker, and report its epochs."""
     from ray import tune
-
-    from pipeline.search.one_run import run_trial
 
     trial = Trial.model_validate_json(config["trial"])
 
@@ -248,7 +247,8 @@ def _outcome(trial: Trial, folder: SearchDir, error: str, *, stopped: bool) -> O
     """Return what a worker recorded, or what there is to say where it could not."""
     if stopped:
         why = "stopped: others were ahead after as many epochs"
-        outcome = Outcome(trial=trial.name, key="", state="stopped", why=why, seconds=0.0)
+        key = key_of(trial, folder)
+        outcome = Outcome(trial=trial.name, key=key, state="stopped", why=why, seconds=0.0)
     else:
         found = folder.outcome(trial.name)
         if found is not None and not error:

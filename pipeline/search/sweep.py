@@ -10,7 +10,7 @@ from pipeline.search.engine import Engine, Watcher
 from pipeline.search.feed import Listed
 from pipeline.search.folder import SearchDir
 from pipeline.search.one_run import first_key, key_of
-from pipeline.search.trial import Outcome, Trial
+from pipeline.search.trial import Outcome, State, Trial
 
 
 def sweep(
@@ -51,11 +51,21 @@ def sweep(
     return [ended[trial.name] for trial in trials]
 
 
-def finished(trials: Sequence[Trial], folder: SearchDir) -> dict[str, Outcome]:
-    """Return the outcomes of trials that have ended well and are still what is asked for."""
+def finished(
+    trials: Sequence[Trial], folder: SearchDir, also: Sequence[State] = ()
+) -> dict[str, Outcome]:
+    """Return the outcomes of trials that have ended well and are still what is asked for.
+
+    Args:
+        trials: what is asked for.
+        folder: of the search.
+        also: other ends that count.
+    """
     found = {}
     for trial in trials:
         outcome = folder.outcome(trial.name)
-        if outcome and outcome.state == "finished" and outcome.key == key_of(trial, folder):
+        if outcome is None or outcome.state not in ("finished", *also):
+            continue
+        if outcome.key == key_of(trial, folder):
             found[trial.name] = outcome
     return found

@@ -1,0 +1,197 @@
+"""What a network takes at least, counted before it is trained, held against a target's limits.
+
+The least is what is left if pruning goes as well as it ever may: what no training can get
+below. A network whose least breaks a limit in every number format is not worth an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from pipeline.core.record import Record
+from pipeline.core.target import Dtype, Format, Target
+from pipeline.graph.surgery import compact
+from pipeline.methods import create, masked
+from pipeline.models import build
+from pipeline.profilers.candidate import Candidate, GraphFigures, peak_ram
+from pipeline.profilers.file_graph import FileGraph
+from pipeline.profilers.limits import latency, sizes
+from pipeline.profilers.limits.check import Check
+from pipeline.profilers.memory import MemoryPlan
+from pipeline.profilers.predictor import bound, predict
+from pipeline.profilers.read_network import read_network
+from pipeline.search.family import Kind, Member
+
+#: Bytes of a file beside its weights, at least, and of each convolution and product in it:
+#: what every file says of itself and of a layer. A test holds them against files.
+_CONTAINER = {"onnx": 1_200, "tflite": 3_000}
+_LAYER = {"onnx": 200, "tflite": 400}
+_LAYER_OF_INTEGERS = 700  # in ONNX: its scales and zero points are tensors, converted by nodes
+#: Of the weights that a budget keeps some are on no path to the output and leave with their
+#: channel: at most a quarter in benchmarks/results. Half is on the safe side.
+_EFFECTIVE = 0.5
+#: Of whole filters it is known before which leave; in training a few more may die.
+_ALIVE = 0.9
+
+_BITS: dict[Dtype, int] = {
+    "fp32": 32, "fp16": 16, "dynamic": 8, "int8": 8, "int16x8": 8, "w8": 8, "int4": 4,
+}  # fmt: skip
+_ACTIVATION_BYTES: dict[Dtype, int] = {"int8": 1, "int4": 1, "int16x8": 2}
+
+
+class Least(Record):
+    """Parts of a network that are left at least after its training.
+
+    >>> Least.of("weights", 0.1)
+    Least(weights=0.05, macs=0.05, activations=0.0)
+    >>> Least.of("channels", 0.5)
+    Least(weights=0.9, macs=0.9, activations=0.9)
+    """
+
+    weights: float
+    macs: float
+    activations: float
+
+    @classmethod
+    def of(cls, kind: Kind, part: float) -> Least:
+        """Return what a way of pruning leaves at least.
+
+        Args:
+            kind: whether nothing, weights, or whole channels leave.
+            part: that is kept; whole channels have left the network already.
+        """
+        if kind == "dense":
+            return cls(weights=1.0, macs=1.0, activations=1.0)
+        if kind == "channels":
+            return cls(weights=_ALIVE, macs=_ALIVE, activations=_ALIVE)
+        weights = part * _EFFECTIVE if kind == "weights" else 0.0  # few may make all MACs
+        return cls(weights=weights, macs=part * _EFFECTIVE, activations=0.0)
+
+
+class Hope(Record):
+    """Whether a network may fit a target; the limits that its best form breaks if not."""
+
+    possible: bool
+    broken: tuple[Check, ...] = ()
+    form: str = ""
+
+
+def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """Build a network of a family, untrained; where whole channels leave, without them.
+
+    How many filters leave each layer follows from the budget alone; which ones, from their
+    weights, and nothing that is counted depends on that.
+
+    Raises:
+        PareError: its budget pays for no network.
+    """
+    recipe = member.trial.recipe
+    choice, (channels, height, _) = recipe.model, shape
+    model = build(
+        choice.name, choice.options,
+        classes=classes, channels=channels, size=height, seed=recipe.seed,
+    )  # fmt: skip
+    if member.kind != "channels":
+        return model
+    method = create(recipe.method, recipe.budget, shape)
+    attached = method.attach(model, method.phases(recipe.train.epochs)[0])
+    return compact(masked(model, method.masks(attached)), shape)[0]
+
+
+class Counted:
+    """A network that is not trained yet, counted once for each width of its activations."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], least: Least) -> None:
+        """Take a network.
+
+        Args:
+            model: of :func:`network`.
+            shape: of one image, ``(c, h, w)``.
+            least: what is left of it at least.
+        """
+        self._model, self._shape, self._least = model, shape, least
+        self._parameters = sum(p.numel() for p in model.parameters())
+        self._read: dict[int, tuple[FileGraph, GraphFigures]] = {}
+
+    def hope(self, target: Target) -> Hope:
+        """Tell whether any file of the network may fit a target.
+
+        Raises:
+            PareError: the network can't be traced.
+        """
+        forms = []
+        for candidate in self._candidates(target):
+            checks = [*sizes.checks(candidate, target), *latency.checks(candidate, target)]
+            broken = tuple(check for check in checks if check.passed is False)
+            if not broken:
+                return Hope(possible=True, form=candidate.file)
+            forms.append(Hope(possible=False, broken=broken, form=candidate.file))
+        return min(forms, key=lambda one: (len(one.broken), one.form))
+
+    def _candidates(self, target: Target) -> Iterator[Candidate]:
+        """Yield the smallest file of each form that the target takes."""
+        for format_ in target.constraints.formats:
+            for dtype in target.constraints.dtypes:
+                yield self._candidate(target, format_, dtype)
+
+    def _candidate(self, target: Target, format_: Format, dtype: Dtype) -> Candidate:
+        dense, known = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
+        weights = int(self._parameters * self._least.weights) * _BITS[dtype] // 8
+        memory = _memory(known.memory, dense, self._least)
+        figures = known.model_copy(update={"memory": memory, "weight_bytes": weights})
+        graph = _scaled(dense, self._least, format_, dtype, weights)
+        return Candidate(
+            file=f"{format_} {dtype}",
+            format=format_,
+            scheme="",
+            dtype=dtype,
+            bytes=weights + _beside(dense, format_, dtype),
+            graph=figures,
+            predicted=predict(graph, target),
+            bound=bound(graph, target),
+            peak_ram=peak_ram(figures, target.memory),
+        )
+
+    def _counted(self, width: int) -> tuple[FileGraph, GraphFigures]:
+        if width not in self._read:
+            graph = read_network(self._model, self._shape, element_bytes=width)
+            self._read[width] = graph, GraphFigures.of(graph)
+        return self._read[width]
+
+
+def _beside(graph: FileGraph, format_: Format, dtype: Dtype) -> int:
+    """Return the bytes of a file that are no weights, at least."""
+    layers = sum(op.macs > 0 for op in graph.ops)
+    of_integers = format_ == "onnx" and dtype in ("int8", "dynamic", "int16x8", "int4")
+    return _CONTAINER[format_] + layers * (
+        _LAYER_OF_INTEGERS if of_integers else _LAYER[format_]
+    )
+
+
+def _scaled(
+    graph: FileGraph, least: Least, format_: Format, dtype: Dtype, weights: int
+) -> FileGraph:
+    ops = tuple(
+        op.model_copy(
+            update={
+                "macs": int(op.macs * least.macs),
+                "activation_bytes": int(op.activation_bytes * least.activations),
+            }
+        )
+        for op in graph.ops
+    )
+    more: dict[str, Any] = {"format": format_, "dtype": dtype, "weight_bytes": weights}
+    return graph.model_copy(update={"ops": ops, **more})
+
+
+def _memory(known: MemoryPlan, dense: FileGraph, least: Least) -> MemoryPlan:
+    """Return what activations take at least: the image is there, whatever is pruned."""
+    image = sum(t.bytes for t in dense.tensors if t.name in dense.inputs)
+    names = ("liveness_bytes", "greedy_bytes", "naive_bytes", "in_place_bytes")
+    smaller = {
+        name: max(image, int(getattr(known, name) * least.activations)) for name in names
+    }
+    return known.model_copy(update=smaller)
