@@ -15,7 +15,7 @@ from pipeline.core.errors import OverBudget, PareError
 from pipeline.core.recipe import Recipe
 from pipeline.core.record import parse
 from pipeline.core.target import Target
-from pipeline.report.search import settings_text, write
+from pipeline.report.search import write
 from pipeline.search import board
 from pipeline.search.engine import Watcher, chosen
 from pipeline.search.family import Space
@@ -83,7 +83,7 @@ def _print(terminal: Console, verdicts: Sequence[Verdict], folder: Path) -> None
     rows = [
         [
             one.target,
-            settings_text(one.settings) if one.fits else "nothing",
+            (one.trial or "nothing").removesuffix(".files"),
             one.file or "-",
             "-" if one.accuracy is None else f"{one.accuracy:.2%}",
             "-" if one.bytes is None else f"{one.bytes:,}",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 Point = tuple[float, float]
 
+_STRAIGHT = 1e-9  # above the line by no more than the rounding of floats
+
 
 def front(points: Sequence[Point]) -> list[int]:
     """Return the points that no other beats, by cost.
@@ -51,4 +53,4 @@ def knee(points: Sequence[Point]) -> int | None:
         for cost, gain in zip(costs, gains, strict=True)
     ]
     best = max(range(len(points)), key=above.__getitem__)
-    return best if above[best] > 0 else None
+    return best if above[best] > _STRAIGHT else None

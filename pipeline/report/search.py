@@ -97,9 +97,15 @@ def combinations(report: Report) -> list[Combination]:
 def grouped(report: Report) -> dict[str, list[Any]]:
     """Return the trials by their settings without the seed, in words."""
     found: dict[str, list[Any]] = {}
-    for trial in report["trials"]:
+    for trial in latest(report):
         found.setdefault(settings_text(trial["settings"]), []).append(trial)
     return found
+
+
+def latest(report: Report) -> list[Any]:
+    """Return the trials without those that another went on with and finished."""
+    done = {trial["goes_on"] for trial in report["trials"] if trial["state"] == "finished"}
+    return [trial for trial in report["trials"] if trial["name"] not in done]
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:

@@ -60,11 +60,18 @@ def _verdicts(report: Mapping[str, Any]) -> Table:
         mark = ("fits", GOOD) if verdict["fits"] else ("does not fit", BAD)
         rows.append([
             Cell(verdict["target"]), Cell(mark[0], mark=mark[1]),
-            Cell(settings_text(verdict["settings"]) if verdict["trial"] else DASH),
+            _network(verdict),
             Cell(verdict["file"] or DASH, mark="code"), Cell(percent(verdict["accuracy"])),
             Cell(whole(verdict["bytes"])), Cell(verdict["why"]),
         ])  # fmt: skip
     return Table(columns, rows)
+
+
+def _network(verdict: Mapping[str, Any]) -> Cell:
+    if not verdict["trial"]:
+        return Cell(DASH)
+    name = verdict["trial"].removesuffix(".files")
+    return Cell(name, settings_text(verdict["settings"]))
 
 
 def _compared(report: Mapping[str, Any]) -> Table:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.report.canvas import INK, LINE, SERIES, SOFT, Picture, svg
 from pipeline.report.pareto import front, knee
-from pipeline.report.search import files, settings_text
+from pipeline.report.search import files, latest, settings_text
 from pipeline.report.wording import number, percent
 
 _SIZE = (5.6, 3.4)  # inches
@@ -28,7 +28,7 @@ class Mark(NamedTuple):
 
 def fronts(report: Mapping[str, Any]) -> list[Picture]:
     """Draw top-1 against bytes, MACs and each target's latency, with the unbeaten ones."""
-    done = [trial for trial in report["trials"] if trial["state"] == "finished"]
+    done = [trial for trial in latest(report) if trial["state"] == "finished"]
     found = [
         _front("Top-1 against file size", "bytes of a file", "measured", _of_files(done)),
         _front(
@@ -47,10 +47,10 @@ def fronts(report: Mapping[str, Any]) -> list[Picture]:
 
 def rates(report: Mapping[str, Any]) -> list[Picture]:
     """Draw top-1 against each setting that is a number, the others apart."""
-    done = [t for t in report["trials"] if t["state"] == "finished"]
+    done = [t for t in latest(report) if t["state"] == "finished"]
     keys = dict.fromkeys(key for trial in done for key in trial["settings"] if key != "seed")
     numeric = [key for key in keys if _is_axis([t["settings"].get(key) for t in done])]
-    return [_rate(done, key) for key in numeric]
+    return [picture for key in numeric if (picture := _rate(done, key))]
 
 
 def _of_files(done: Sequence[Any]) -> list[Mark]:
@@ -114,14 +114,31 @@ def _front(title: str, cost: str, basis: str, marks: Sequence[Mark]) -> Picture 
         if bend is not None:
             x, y = points[best[bend]]
             axes.scatter([x], [y], s=110, facecolors="none", edgecolors=INK, zorder=3)
-        if min(x for x, _ in points) > 0 and max(x for x, _ in points) > 4 * min(
-            x for x, _ in points
-        ):
-            axes.set_xscale("log")
+        _scale(axes, [x for x, _ in points])
+        _span(axes, [y for _, y in points])
         axes.set_xlabel(cost)
         axes.set_ylabel("top-1, %")
 
     return Picture(title, note, _with_tips(svg(title, note, _SIZE, draw), marks))
+
+
+def _scale(axes: Any, values: Sequence[float]) -> None:
+    """Draw what differs by factors on a logarithmic axis, its ticks in plain figures."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    plain = FuncFormatter(lambda value, _: number(value))
+    if min(values) > 0 and max(values) > 2 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(plain)
+
+
+def _span(axes: Any, values: Sequence[float]) -> None:
+    """Keep a difference that is none from filling the picture, and 100 % the most."""
+    low, high = min(values), max(values)
+    room = max(0.5, (high - low) / 10)
+    axes.set_ylim(low - room, min(high + room, 100 + room / 2))
 
 
 def _with_tips(picture: str, marks: Sequence[Mark]) -> str:
@@ -142,7 +159,7 @@ def _is_axis(values: Sequence[Any]) -> bool:
     return real and len(set(plain)) > 1
 
 
-def _rate(done: Sequence[Any], key: str) -> Picture:
+def _rate(done: Sequence[Any], key: str) -> Picture | None:
     """Draw the mean over the seeds with its deviation, a line for what else differs."""
     lines: dict[str, dict[float, list[float]]] = {}
     for trial in done:
@@ -151,6 +168,9 @@ def _rate(done: Sequence[Any], key: str) -> Picture:
             rest = settings_text({k: v for k, v in own.items() if k != key})
             at = lines.setdefault(rest, {}).setdefault(own[key], [])
             at.append(100 * trial["figures"]["accuracy"])
+    lines = {name: values for name, values in lines.items() if len(values) > 1}
+    if not lines:
+        return None
     note = "top-1 of the test split in %, measured: mean over the seeds, bars: one deviation"
 
     def draw(axes: Any) -> None:
@@ -161,8 +181,7 @@ def _rate(done: Sequence[Any], key: str) -> Picture:
             axes.errorbar(xs, means, yerr=bars, marker="o", markersize=3.5, capsize=2,
                           color=SERIES[place % len(SERIES)], label=name,
                           linestyle=_DASHES[place // len(SERIES) % 4])  # fmt: skip
-        if all(x > 0 for values in lines.values() for x in values):
-            axes.set_xscale("log")
+        _scale(axes, [x for values in lines.values() for x in values])
         axes.set_xlabel(key)
         axes.set_ylabel("top-1, %")
         if len(lines) > 1:

@@ -230,4 +230,4 @@ class FitFeed:
     def _with_files(self, name: str) -> Trial:
         trial = self._members[name].trial
         values = trial.recipe.model_copy(update={"targets": list(self._targets)})
-        return Trial(name=name + _FILES, settings=trial.settings, recipe=values)
+        return Trial(name=name + _FILES, settings=trial.settings, recipe=values, goes_on=name)

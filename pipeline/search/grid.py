@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,14 @@ def trials(
         count *= len(values)
     if count > MAX_TRIALS:
         raise PareError(f"the grid asks for {count:,} runs; {MAX_TRIALS:,} are the limit.")
-    return list(_combined(source, grid, seeds, list(overrides), until))
+    found = list(_combined(source, grid, seeds, list(overrides), until))
+    names = Counter(trial.name for trial in found)
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise PareError(
+            f"{names[twice[0]]} trials of the grid would share the folder {twice[0]!r}: their "
+            "values differ in signs that no folder has. Run them apart."
+        )
+    return found
 
 
 def _combined(

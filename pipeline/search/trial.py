@@ -21,6 +21,7 @@ class Trial(Record):
         recipe: the whole of it.
         until: name of its last stage; all of them and the report where there is none.
         after: trials that have to be finished before it may begin.
+        goes_on: name of the trial whose network it makes files of.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=,-]*$")
@@ -28,6 +29,7 @@ class Trial(Record):
     recipe: Recipe
     until: str | None = None
     after: tuple[str, ...] = ()
+    goes_on: str | None = None
 
 
 class Outcome(Record):
