@@ -3,7 +3,7 @@
     python benchmarks/methods.py --size cpu --data image-folder:PATH [--workers 2]
     python benchmarks/methods.py --size cpu --table     # table and plot of what is there
 
-Every cell is an ordinary run up to the pruning, described by a recipe; nothing is fine-tuned
+Every cell is a trial of a sweep, an ordinary run up to the pruning; nothing is fine-tuned
 after it unless the method's own epochs say so, and all cells of one network have the same
 number of epochs in all; only those of a teacher come on top. ``PATH`` holds CIFAR-10 as JPEG
 in train/CLASS/ and test/CLASS/.
@@ -18,21 +18,23 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import re
 import statistics
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from pipeline import Recipe, run
+from pipeline import Recipe
 from pipeline.core.artifact import versions
 from pipeline.core.record import digest
-from pipeline.core.rundir import read_json, write_text
+from pipeline.core.rundir import write_text
 from pipeline.methods import create
+from pipeline.search.board import Quiet
+from pipeline.search.engine import chosen
+from pipeline.search.folder import SearchDir
+from pipeline.search.sweep import sweep
+from pipeline.search.trial import Outcome, Trial
 
 RESULTS = Path(__file__).parent / "results"
 FINETUNED = {"name": "magnitude", "finetune_epochs": "half"}
@@ -225,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=sorted(SIZES), default="cpu")
     parser.add_argument("--data", default="image-folder:data/cifar10-jpeg")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 1)))
+    parser.add_argument("--workers", type=int, help="as many as there are cores")
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/methods"))
     parser.add_argument("--only", nargs="*", help="labels of methods, default all")
     parser.add_argument("--table", action="store_true", help="train nothing")
@@ -240,39 +242,51 @@ def main() -> None:
 
 
 def work(options: argparse.Namespace, source: Path) -> None:
-    """Run what has no line yet; each worker trains one cell at a time on one core."""
+    """Run what has no line yet, as one sweep; a line is written as soon as its cell ends."""
     size = SIZES[options.size]
     data = {"name": options.data, **size.data}
     done = {row["recipe"] for row in read(source)}
     wanted = [c for c in size.cells if not options.only or c.label in options.only]
     open_cells = [c for c in wanted if fingerprint(c, data) not in done]
     print(f"{len(wanted) - len(open_cells)} cells done, {len(open_cells)} to go", flush=True)
-    teachers = {cell.teacher.folder: cell.teacher for cell in open_cells if cell.teacher}
-    with ProcessPoolExecutor(options.workers, initializer=one_core) as pool:
-        # What others learn from is trained before them: a run's folder has one writer.
-        list(pool.map(train, teachers.values(), repeat(data), repeat(options.runs)))
-        futures = {pool.submit(train, cell, data, options.runs): cell for cell in open_cells}
-        for future in as_completed(futures):
-            cell = futures[future]
-            if error := future.exception():
-                print(f"FAILED {cell.label} {cell.weights} {cell.seed}: {error}", flush=True)
-                continue
-            row = future.result()
-            write(source, [*(r for r in read(source) if key(r) != key(row)), row])
-            print({name: row[name] for name in FIELDS[:8]}, flush=True)
+    # What others learn from is trained before them.
+    teachers = [cell.teacher for cell in open_cells if cell.teacher]
+    cells_of = {cell.folder: cell for cell in (*teachers, *open_cells)}
+    folder = SearchDir(options.runs.resolve())
+    trials = [trial(cell, data, folder) for cell in cells_of.values()]
+    sweep(trials, folder.path, chosen(options.workers, None), Rows(cells_of, data, source))
+
+
+def trial(cell: Cell, data: dict[str, Any], folder: SearchDir) -> Trial:
+    """Return a cell as a trial of a sweep, behind the one it learns from."""
+    after = (cell.teacher.folder,) if cell.teacher else ()
+    settings = {"method": cell.label, "budget.weights": cell.weights, "seed": cell.seed}
+    recipe = cell.recipe(data, folder.path / "trials")
+    return Trial(
+        name=cell.folder, settings=settings, recipe=recipe, until="prune", after=after
+    )
+
+
+class Rows(Quiet):
+    """Writes the line of each cell that ends, and says which ones fail."""
+
+    def __init__(self, cells: dict[str, Cell], data: dict[str, Any], source: Path) -> None:
+        self.cells, self.data, self.source = cells, data, source
+
+    def ended(self, outcome: Outcome) -> None:
+        cell = self.cells[outcome.trial]
+        if outcome.state != "finished":
+            print(f"FAILED {cell.label} {cell.weights} {cell.seed}: {outcome.why}", flush=True)
+            return
+        row = line(cell, self.data, outcome.figures)
+        write(self.source, [*(r for r in read(self.source) if key(r) != key(row)), row])
+        print({name: row[name] for name in FIELDS[:8]}, flush=True)
 
 
 def current(rows: list[dict[str, Any]], size: Size) -> list[dict[str, Any]]:
     """Return the lines of the recipes that are compared now; others are of the past."""
     wanted = {fingerprint(cell, {"name": "", **size.data}) for cell in size.cells}
     return [row for row in rows if row["recipe"] in wanted]
-
-
-def one_core() -> None:
-    """Give a worker one core: two trainings side by side are faster than two in turn."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def fingerprint(cell: Cell, data: dict[str, Any]) -> str:
@@ -288,34 +302,25 @@ def key(row: dict[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in FIELDS[:4])
 
 
-def train(cell: Cell, data: dict[str, Any], runs: Path) -> dict[str, Any]:
-    """Run one cell and return its line."""
-    result = run(cell.recipe(data, runs), out=runs / cell.folder, until="prune")
-    trained, pruned = result.artifacts["train"], result.artifacts["prune"]
+def line(cell: Cell, data: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of a cell from what its run reached."""
+    weights = figures["weights"]
     return {
         "network": cell.network,
         "method": cell.label,
         "weights": cell.weights,
         "seed": cell.seed,
-        "epochs": trained.metrics["epochs"],
-        "accuracy": round(pruned.metrics["accuracy_after"], 4),
-        "accuracy_before": round(pruned.metrics["accuracy_before"], 4),
-        "kept": round(1 - pruned.metrics["sparsity"], 5),
-        "effective": round(1 - pruned.metrics["effective_sparsity"], 5),
-        "dead_channels": pruned.metrics["dead_channels"],
-        "instability": worst_event(result),
-        "train_seconds": round(trained.provenance.seconds),
-        "test_images": trained.metrics["test_images"],
+        "epochs": figures["epochs"],
+        "accuracy": round(figures["accuracy"], 4),
+        "accuracy_before": round(figures["accuracy_before"], 4),
+        "kept": round(figures["kept_weights"] / weights, 5),
+        "effective": round(figures["effective_weights"] / weights, 5),
+        "dead_channels": figures["dead_channels"],
+        "instability": round(figures["instability"], 4),
+        "train_seconds": round(figures["train_seconds"]),
+        "test_images": figures["test_images"],
         "recipe": fingerprint(cell, data),
     }
-
-
-def worst_event(result: Any) -> float:
-    """Return the largest instability of any pruning event, the final one included."""
-    history = read_json(result.path / "1-train" / "history.json")
-    events = [epoch["instability"] for epoch in history]
-    final = result.artifacts["prune"].metrics["instability"]
-    return round(max((e for e in (*events, final) if e is not None), default=0.0), 4)
 
 
 def read(source: Path) -> list[dict[str, Any]]:

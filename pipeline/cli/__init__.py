@@ -463,6 +463,12 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[..., tuple[Any, ...]]:
     help="Of the weights, kept by removing whole filters.  [default: 0.5,0.25]",
 )
 @click.option(
+    "--more",
+    type=click.IntRange(0),
+    default=0,
+    help="Networks of any width and part that Optuna proposes on top.  [default: 0]",
+)
+@click.option(
     "--minutes",
     type=click.FloatRange(0, min_open=True),
     help="After which no training is begun any more.  [default: no limit]",

@@ -31,6 +31,7 @@ def execute(
     targets: Sequence[str],
     space: Mapping[str, Sequence[float]],
     minutes: float | None,
+    more: int,
     overrides: Sequence[str],
     out: Path | None,
     workers: int | None,
@@ -59,7 +60,9 @@ def execute(
     seconds = None if minutes is None else 60 * minutes
 
     def run(watcher: Watcher) -> list[Verdict]:
-        return fit(loaded, devices, wanted, folder, engine, watcher, seconds=seconds)
+        return fit(
+            loaded, devices, wanted, folder, engine, watcher, seconds=seconds, more=more
+        )
 
     if as_json:
         verdicts = run(board.Json(click.echo))

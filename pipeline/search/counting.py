@@ -131,6 +131,14 @@ class Counted:
             forms.append(Hope(possible=False, broken=broken, form=candidate.file))
         return min(forms, key=lambda one: (len(one.broken), one.form))
 
+    def least_bytes(self, format: Format, dtype: Dtype) -> int:  # noqa: A002
+        """Return what a file of this form weighs at least."""
+        graph, _ = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
+        return self._weight_bytes(dtype) + _beside(graph, format, dtype)
+
+    def _weight_bytes(self, dtype: Dtype) -> int:
+        return int(self._parameters * self._least.weights) * _BITS[dtype] // 8
+
     def _candidates(self, target: Target) -> Iterator[Candidate]:
         """Yield the smallest file of each form that the target takes."""
         for format_ in target.constraints.formats:
@@ -139,7 +147,7 @@ class Counted:
 
     def _candidate(self, target: Target, format_: Format, dtype: Dtype) -> Candidate:
         dense, known = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
-        weights = int(self._parameters * self._least.weights) * _BITS[dtype] // 8
+        weights = self._weight_bytes(dtype)
         memory = _memory(known.memory, dense, self._least)
         figures = known.model_copy(update={"memory": memory, "weight_bytes": weights})
         graph = _scaled(dense, self._least, format_, dtype, weights)
@@ -148,7 +156,7 @@ class Counted:
             format=format_,
             scheme="",
             dtype=dtype,
-            bytes=weights + _beside(dense, format_, dtype),
+            bytes=self.least_bytes(format_, dtype),
             graph=figures,
             predicted=predict(graph, target),
             bound=bound(graph, target),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,8 @@ from pipeline.core.recipe import Recipe
 from pipeline.core.record import Record
 from pipeline.search.trial import Trial
 
+Factor = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(gt=0, le=1)]
 Kind = Literal["dense", "weights", "macs", "channels"]
 
 #: Options of a model that count its channels.
@@ -34,11 +36,11 @@ class Space(Record):
         until: last stage of a candidate, before its files are made.
     """
 
-    widths: tuple[float, ...] = (1.0, 0.5, 0.25)
-    sizes: tuple[int, ...] = ()
-    weights: tuple[float, ...] = (0.2, 0.1, 0.05)
-    macs: tuple[float, ...] = ()
-    channels: tuple[float, ...] = (0.5, 0.25)
+    widths: tuple[Factor, ...] = (1.0, 0.5, 0.25)
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    weights: tuple[Part, ...] = (0.2, 0.1, 0.05)
+    macs: tuple[Part, ...] = ()
+    channels: tuple[Part, ...] = (0.5, 0.25)
     until: str = "compact"
 
 
@@ -53,7 +55,7 @@ class Member(Record):
 
     trial: Trial
     kind: Kind
-    part: float = Field(gt=0, le=1)
+    part: Part
 
 
 def family(recipe: Recipe, space: Space) -> list[Member]:

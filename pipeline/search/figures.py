@@ -42,10 +42,13 @@ def _of_train(artifact: Artifact, run: Run) -> dict[str, Any]:
 
 
 def _of_prune(artifact: Artifact, run: Run) -> dict[str, Any]:
-    del run
     metrics = artifact.metrics
+    history = read_json(run.path / "1-train" / "history.json")
+    events = [*(epoch["instability"] for epoch in history), metrics["instability"]]
     return {
         "accuracy": metrics["accuracy_after"],
+        "accuracy_before": metrics["accuracy_before"],
+        "instability": max((event for event in events if event is not None), default=0.0),
         "effective_weights": metrics["effective_weights"],
         "dead_channels": metrics["dead_channels"],
     }

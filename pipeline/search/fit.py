@@ -22,6 +22,7 @@ from pipeline.search.family import Member, Space, family
 from pipeline.search.fit_feed import FitFeed, Hopes
 from pipeline.search.folder import SearchDir
 from pipeline.search.halving import Halving
+from pipeline.search.proposing import Proposer
 from pipeline.search.sweep import finished
 from pipeline.search.trial import Outcome
 from pipeline.search.verdicts import Lost, Verdict
@@ -29,29 +30,30 @@ from pipeline.search.verdicts import Lost, Verdict
 _FINALISTS = 4
 
 
-def counted(
-    members: Sequence[Member], targets: Sequence[Target]
-) -> dict[str, dict[str, Hope]]:
-    """Return for each candidate and target whether it may fit, without any training.
+class Counting:
+    """Counts candidates for targets; the images' shape is looked up once for each data set."""
 
-    Raises:
-        PareError: the data can't be read, or the network not traced.
-    """
-    from pipeline.data import load
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = targets
+        self._shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
 
-    found: dict[str, dict[str, Hope]] = {}
-    shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
-    for member in members:
+    def __call__(self, member: Member) -> dict[str, Hope]:
+        """Return for each target whether a candidate may fit, without any training.
+
+        Raises:
+            PareError: the data can't be read, or the network not traced.
+        """
+        from pipeline.data import load
+
         choice = member.trial.recipe.data
         key = choice.model_dump_json()
-        if key not in shapes:
+        if key not in self._shapes:
             data = load(choice)
-            shapes[key] = (data.shape, len(data.classes))
-        shape, classes = shapes[key]
-        model = network(member, shape, classes)
-        own = Counted(model, shape, Least.of(member.kind, member.part))
-        found[member.trial.name] = {target.id: own.hope(target) for target in targets}
-    return found
+            self._shapes[key] = (data.shape, len(data.classes))
+        shape, classes = self._shapes[key]
+        least = Least.of(member.kind, member.part)
+        own = Counted(network(member, shape, classes), shape, least)
+        return {target.id: own.hope(target) for target in self._targets}
 
 
 def fit(
@@ -63,6 +65,7 @@ def fit(
     watcher: Watcher,
     *,
     seconds: float | None = None,
+    more: int = 0,
 ) -> list[Verdict]:
     """Find a network for each target, and leave its recipe and its file.
 
@@ -74,6 +77,7 @@ def fit(
         engine: where trials run.
         watcher: who is told.
         seconds: after which no candidate is begun any more; files are still made.
+        more: candidates that Optuna proposes when those of the family have ended.
 
     Returns:
         A verdict a target, in their order.
@@ -84,7 +88,8 @@ def fit(
     """
     folder = SearchDir(out)
     members = family(recipe, space)
-    hopes = counted(members, targets)
+    counting = Counting(targets)
+    hopes = {member.trial.name: counting(member) for member in members}
     refused = [_impossible(t, members, hopes) for t in targets]
     left = [t for t, verdict in zip(targets, refused, strict=True) if verdict is None]
     useful = [m for m in members if any(h.possible for h in hopes[m.trial.name].values())]
@@ -97,6 +102,9 @@ def fit(
             Halving(first=max(1, recipe.train.epochs // 9)),
             finalists=_FINALISTS,
             deadline=None if seconds is None else time.monotonic() + seconds,
+            more=Proposer(recipe, space, members, lambda m: _whys(counting(m)), more)
+            if more
+            else None,
         )
         folder.describe("fit", [member.trial for member in members], targets=_names(targets))
         _take_in(feed, folder, watcher)
@@ -107,7 +115,7 @@ def fit(
         verdicts = [found[target.id] for target in targets]
         write_json(out / "verdicts.json", [v.model_dump(mode="json") for v in verdicts])
         for target, verdict in zip(targets, verdicts, strict=True):
-            _deliver(folder, recipe, target, verdict, members)
+            _deliver(folder, recipe, target, verdict, [*members, *feed.members])
     return verdicts
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.core.epoch import Epoch
 from pipeline.core.target import Target
 from pipeline.search.family import Member
 from pipeline.search.halving import Halving
+from pipeline.search.proposing import NoMore, Proposer
 from pipeline.search.trial import Outcome, Trial
 from pipeline.search.verdicts import Lost, Verdict, accepted, refusal
 
@@ -25,6 +26,10 @@ class Hopes:
     def targets(self, candidate: str) -> frozenset[str]:
         """Return the targets a candidate may fit."""
         return frozenset(name for name, why in self._of[candidate].items() if not why)
+
+    def with_(self, candidate: str, of: Mapping[str, str]) -> Hopes:
+        """Return these with those of another candidate."""
+        return Hopes({**self._of, candidate: of})
 
     def why(self, candidate: str, target: str) -> str:
         """Say why a candidate can't fit a target, or nothing."""
@@ -48,7 +53,7 @@ class FitFeed:
         *,
         finalists: int,
         deadline: float | None = None,
-        more: Callable[[Mapping[str, Outcome]], Member | None] = lambda _: None,
+        more: Proposer | NoMore | None = None,
     ) -> None:
         """Take the family.
 
@@ -59,13 +64,14 @@ class FitFeed:
             rule: of early stopping.
             finalists: candidates that are made files of for one target, at most.
             deadline: by ``time.monotonic``, after which no candidate is begun.
-            more: proposes another candidate from the outcomes so far, or nothing.
+            more: proposes further candidates from the outcomes so far.
         """
         self._members = {member.trial.name: member for member in members}
         self._open = [member.trial.name for member in members]
         self._targets = {target.id: target for target in targets}
         self._hopes, self._rule = hopes, rule
-        self._finalists, self._deadline, self._more = finalists, deadline, more
+        self._finalists, self._deadline = finalists, deadline
+        self._more = more or NoMore()
         self._running: set[str] = set()
         self._outcomes: dict[str, Outcome] = {}
         self._lost: dict[str, list[Lost]] = {name: [] for name in self._targets}
@@ -80,13 +86,20 @@ class FitFeed:
         return [*own, *(self._with_files(name.removesuffix(_FILES)) for name in made)]
 
     @property
+    def members(self) -> list[Member]:
+        """Every candidate, those that were proposed included."""
+        return list(self._members.values())
+
+    @property
     def exhausted(self) -> bool:
         """Whether every target is decided and nothing is left to do."""
         return not (self._candidate_left() or self._running or self._undecided())
 
     def next(self) -> Trial | None:
         """Return a candidate, or, once all have ended, the best one as a run with files."""
-        if self._candidate_left():
+        if not self._open and self._candidate_left():
+            self._propose()
+        if self._open and self._in_time():
             name = self._open.pop(0)
             self._running.add(name)
             return self._members[name].trial
@@ -114,12 +127,16 @@ class FitFeed:
             self._judge(outcome)
 
     def _candidate_left(self) -> bool:
-        if not self._open and self._in_time():
-            member = self._more(self._outcomes) if not self._running else None
-            if member and member.trial.name not in self._members:
-                self._members[member.trial.name] = member
-                self._open.append(member.trial.name)
-        return bool(self._open) and self._in_time()
+        return bool(self._open or self._more.left) and self._in_time()
+
+    def _propose(self) -> None:
+        """Put another candidate behind those of the family, where there is one."""
+        proposal = self._more(self._outcomes)
+        if proposal:
+            name = proposal.member.trial.name
+            self._members[name] = proposal.member
+            self._hopes = self._hopes.with_(name, proposal.hopes)
+            self._open.append(name)
 
     def _in_time(self) -> bool:
         return self._deadline is None or time.monotonic() < self._deadline

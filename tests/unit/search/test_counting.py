@@ -1,5 +1,134 @@
 """What is counted before the training refuses what can't fit, and nothing that can."""
 
-import pytest
 from fast_run import FAST
-from tiny import digits  # type: ignore[import-not-found]
+
+from pipeline.core.recipe import Recipe
+from pipeline.core.target import Budgets, Figure, Memory, Target
+from pipeline.graph.counting import count
+from pipeline.search.counting import Counted, Least, network
+from pipeline.search.family import Space, family, member
+
+SHAPE, CLASSES = (1, 8, 8), 10
+PI = Target.load("raspberry-pi-zero-2w")
+
+
+def recipe(*changes):
+    return Recipe.load("quickstart", [*FAST, "model.width=16", "model.hidden=32", *changes])
+
+
+def one(kind="dense", part=1.0, factor=1.0):
+    return member(recipe(), kind, part, factor, None, "compact")
+
+
+def hope(target, kind="dense", part=1.0):
+    made = one(kind, part)
+    return Counted(network(made, SHAPE, CLASSES), SHAPE, Least.of(kind, part)).hope(target)
+
+
+def limited(**budgets):
+    own = Budgets(basis="assumed", source="a test", **budgets)
+    return PI.model_copy(update={"budgets": own})
+
+
+def test_what_fits_by_counting_may_fit():
+    assert hope(PI).possible
+
+
+#: Parameters of conv2 at width 16 and 32 hidden units.
+PARAMETERS = 144 + 16 + 2304 + 16 + 8192 + 32 + 1024 + 32 + 320 + 10
+
+#: Of the smallest form of file, ONNX with integer weights: itself, and five layers.
+BESIDE = 1200 + 5 * 700
+
+
+def test_the_least_of_a_dense_network_is_all_of_it():
+    model = network(one(), SHAPE, CLASSES)
+    assert count(model, SHAPE).parameters == PARAMETERS
+    bytes_ = PARAMETERS + BESIDE
+    assert hope(limited(model_mb=bytes_ / 1e6)).possible
+    refused = hope(limited(model_mb=(bytes_ - 1) / 1e6))
+    assert not refused.possible
+    assert [check.name for check in refused.broken] == ["file size (budget)"]
+    assert refused.broken[0].limit == f"{(bytes_ - 1) / 1e6:g} MB"
+
+
+def test_of_pruned_weights_half_may_be_on_no_path():
+    kept = int(PARAMETERS * 0.2 * 0.5) + BESIDE
+    assert hope(limited(model_mb=kept / 1e6), "weights", 0.2).possible
+    assert not hope(limited(model_mb=(kept - 1) / 1e6), "weights", 0.2).possible
+
+
+def test_whole_channels_leave_before_anything_is_trained():
+    """How many leave follows from the budget, so the network can be cut and counted."""
+    model = network(one("channels", 0.5), SHAPE, CLASSES)
+    counted = count(model, SHAPE)
+    dense = count(network(one(), SHAPE, CLASSES), SHAPE)
+    assert 0.3 * dense.weights < counted.weights <= 0.5 * dense.weights
+    assert counted.macs < dense.macs
+
+
+def test_peak_ram_holds_the_image_and_the_runtime_whatever_is_pruned():
+    mcu = Target.load("stm32h7")
+    small = Figure(value=0.01, basis="assumed", source="10 kB")
+    tight = mcu.model_copy(
+        update={"memory": mcu.memory.model_copy(update={"budget_mb": small})}
+    )
+    refused = hope(tight, "weights", 0.05)
+    assert [check.name for check in refused.broken] == ["peak RAM (device)"]
+    assert "the runtime" in refused.broken[0].why
+    # Without the runtime's own 30 kB the same limit refuses nothing.
+    bare = Memory(budget_mb=small, flash_mb=mcu.memory.flash_mb)
+    assert hope(mcu.model_copy(update={"memory": bare}), "weights", 0.05).possible
+
+
+def test_a_predicted_latency_refuses_by_its_upper_end():
+    pi4 = Target.load("raspberry-pi-4b")
+    fast = limited(latency_p90_ms=1e-9).budgets
+    refused = hope(pi4.model_copy(update={"budgets": fast}))
+    assert [check.name for check in refused.broken] == ["latency"]
+
+
+def test_a_family_keeps_most_first_and_prunes_weights_at_its_widest_only():
+    names = [m.trial.name for m in family(recipe(), Space(weights=(0.1,), channels=(0.5,)))]
+    assert names == [
+        "dense-width-1", "weights-0.1-width-1", "channels-0.5-width-1",
+        "dense-width-0.5", "channels-0.5-width-0.5",
+        "dense-width-0.25", "channels-0.5-width-0.25",
+    ]  # fmt: skip
+
+
+def test_a_narrower_network_is_narrower_in_all_its_layers():
+    made = one(factor=0.5).trial
+    assert made.settings == {
+        "model.width": 8, "model.hidden": 16, "method.name": "dense",
+    }  # fmt: skip
+    assert count(network(one(factor=0.5), SHAPE, CLASSES), SHAPE).parameters < PARAMETERS / 2
+
+
+def test_all_candidates_train_as_many_epochs():
+    epochs = recipe("train.epochs=8").train.epochs
+    made = member(recipe("train.epochs=8"), "channels", 0.5, 1.0, None, "compact").trial.recipe
+    assert made.train.epochs + made.method.options["finetune_epochs"] == epochs
+
+
+def test_another_method_takes_none_of_the_options_of_the_recipes():
+    assert one("channels", 0.5).trial.recipe.method.options == {"finetune_epochs": 0}
+    assert one("weights", 0.5).trial.recipe.method.options["mode"] == "paper"
+
+
+def test_a_budget_has_one_unit():
+    made = member(recipe("budget.weights=0.3"), "macs", 0.5, 1.0, None, "compact")
+    assert (made.trial.recipe.budget.unit, made.trial.recipe.budget.limit) == ("macs", 0.5)
+
+
+def test_a_recipe_without_pruning_is_pruned_by_the_default_method():
+    plain = recipe("method.name=dense", "budget.weights=1.0")
+    assert (
+        member(plain, "weights", 0.1, 1.0, None, "prune").trial.recipe.method.name == "reparam"
+    )
+
+
+def test_a_model_without_a_width_has_no_narrower_kin():
+    own = recipe("model.name=torchvision:squeezenet1_1")
+    names = [m.trial.name for m in family(own, Space(weights=(), channels=()))]
+    assert names == ["dense-width-1"]
