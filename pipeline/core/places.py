@@ -14,8 +14,9 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a recipe's values with absolute paths.
 
     Paths are target files, that of ``budget.target`` too, ``model.checkpoint``,
-    ``train.teacher``, ``data.root`` and the folder in ``image-folder:PATH`` and
-    ``tiny-imagenet:PATH``. What is of another type is left to be refused by its check.
+    ``train.teacher``, ``data.root``, a folder at ``track.mlflow``, and the one in
+    ``image-folder:PATH`` and ``tiny-imagenet:PATH``. What is of another type is left to be
+    refused by its check.
 
     Args:
         values: parsed TOML.
@@ -30,6 +31,7 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     _change(found, "model", "checkpoint", lambda text: _absolute(text, folder))
     _change(found, "budget", "target", lambda text: _target(text, folder))
     _change(found, "train", "teacher", lambda text: _absolute(text, folder))
+    _change(found, "track", "mlflow", lambda text: _address(text, folder))
     _change(found, "data", "root", lambda text: _absolute(text, folder))
     _change(found, "data", "name", lambda text: _data(text, folder))
     return found
@@ -52,6 +54,10 @@ def _change(
 def _target(name: Any, folder: Path) -> Any:
     is_file = isinstance(name, str) and Path(name).suffix == ".toml"
     return _absolute(name, folder) if is_file else name
+
+
+def _address(text: str, folder: Path) -> str:
+    return text if "://" in text else _absolute(text, folder)
 
 
 def _data(name: str, folder: Path) -> str:

@@ -57,6 +57,7 @@ class TrainOptions(Record):
     """How the one training loop runs, whatever the method.
 
     Attributes:
+        batch_size: images of a step, over all processes together.
         channels_last: lay images out with their channels last, which convolutions are
             faster on; a network that calls ``view`` on what follows from them refuses it.
         recalibration_batches: batches of training images on which the batch norm
@@ -66,6 +67,10 @@ class TrainOptions(Record):
             the labels; ``1-train/model.safetensors`` of another run, or any checkpoint.
         teacher_weight: part of the loss that the teacher has.
         teacher_temperature: by which both networks' outputs are softened for it.
+        accelerator: as Lightning Fabric names it: ``cpu``, ``cuda``, ``auto``.
+        devices: processes that train one network together, each on a device of its own or
+            a part of the processor; a batch has to divide among them.
+        strategy: ``auto`` or ``ddp`` where there are several; else any of Fabric's.
     """
 
     epochs: int = Field(default=40, ge=1)
@@ -184,6 +189,22 @@ class ProfileOptions(Record):
     threads: list[int] = Field(default=[1, 2], min_length=1)
 
 
+class TrackOptions(Record):
+    """Where a run can be watched; no result depends on it.
+
+    Attributes:
+        tensorboard: whether event files are written, to ``tracking`` in the run's folder.
+        mlflow: address of an MLflow server (``http://...``), of a database
+            (``sqlite:///...``), or a folder that gets one; none where empty. A password
+            belongs in ``MLFLOW_TRACKING_PASSWORD``, not in here.
+        experiment: that MLflow groups runs by.
+    """
+
+    tensorboard: bool = True
+    mlflow: str = ""
+    experiment: str = Field(default="pare", min_length=1)
+
+
 class Recipe(Record):
     """Everything a run is made of.
 
@@ -205,6 +226,7 @@ class Recipe(Record):
     quantize: QuantizeOptions = QuantizeOptions()
     export: ExportOptions = ExportOptions()
     profile: ProfileOptions = ProfileOptions()
+    track: TrackOptions = TrackOptions()
 
     @classmethod
     def load(cls, source: str | Path = "quickstart", overrides: Iterable[str] = ()) -> Recipe:

@@ -25,6 +25,7 @@ from pipeline.stages import STAGES, Stage, check_order, named
 from pipeline.stages.context import Context, Shared
 from pipeline.stages.sources import code
 from pipeline.stages.timing import TIMINGS, profile_paths
+from pipeline.tracking import Tracking
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -86,7 +87,7 @@ class Runner:
         self.recipe = recipe
         self.targets = [Target.load(name) for name in recipe.targets]
         self.dir = RunDir(Path(out) if out else Path("runs") / recipe.name)
-        self.reporter = reporter
+        self.reporter = Tracking(recipe, self.dir.path, reporter)
         self._sources = fingerprint(recipe)
         self._keys: dict[str, str] = {}
 
@@ -103,10 +104,14 @@ class Runner:
             Interrupted: on Ctrl-C.
         """
         last = named(until).name if until else STAGES[-1].name
-        with self.dir.lock(), _told_if_full(self.dir.path):
+        with self.dir.lock(), _told_if_full(self.dir.path), self.reporter.following():
             if fresh:
                 shutil.rmtree(self.dir.path / TIMINGS, ignore_errors=True)
             artifacts, executed = self._run_stages(last, fresh=fresh)
+            self.reporter.finish(
+                {name: artifact.metrics for name, artifact in artifacts.items()},
+                self.dir.folder(1, "train") / "history.json",
+            )
             if until:
                 self._warn_of_old_report(artifacts)
                 return Run(self.dir.path, artifacts, {}, executed)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.core.errors import PareError
+from torch import nn
+
 from pipeline.core.rundir import CHECKPOINT, write_json
 from pipeline.graph.counting import count, prunable_count
 from pipeline.graph.trace import trace
-from pipeline.methods import create
+from pipeline.methods import Method, create
 from pipeline.stages.context import Context
+from pipeline.stages.train_process import train_in_processes
 from pipeline.training.evaluation import accuracy
-from pipeline.training.loop import Trained, train
+from pipeline.training.loop import Progress, Trained, train
+from pipeline.training.processes import alone, check_processes
 from pipeline.training.recalibration import pruned_network, recalibrated
 
 
@@ -22,27 +25,14 @@ def run(context: Context) -> dict[str, Any]:
         PareError: unusable data, model, method or checkpoint, before the first epoch.
     """
     recipe, data = context.recipe, context.data
-    if recipe.train.devices > 1:
-        raise PareError(
-            f"train.devices = {recipe.train.devices}: a run trains in one process, as its "
-            "folder is written by one. Set train.devices = 1."
-        )
+    check_processes(recipe.train)
     model = context.network()
     method = create(recipe.method, recipe.budget, data.shape)
     # What can't be paid for or can't be compacted is refused before it is trained.
     recipe.budget.kept(prunable_count(model))
     trace(model, data.shape)
     prices = method.prices(model)
-    trained = train(
-        model,
-        method,
-        data,
-        recipe.train,
-        seed=recipe.seed,
-        checkpoint=context.out / CHECKPOINT,
-        progress=context.reporter.progress,
-        teacher=context.teacher(),
-    )
+    trained = _trained(context, model, method)
     context.save("model.safetensors", trained.model.state_dict())
     context.save("masks.safetensors", trained.masks)
     write_json(context.out / "history.json", [epoch.model_dump() for epoch in trained.history])
@@ -86,6 +76,26 @@ def run(context: Context) -> dict[str, Any]:
             "note": data.note,
         },
     }
+
+
+def _trained(context: Context, model: nn.Module, method: Method) -> Trained:
+    """Train in this process, or in several others and take what they found."""
+    recipe, checkpoint = context.recipe, context.out / CHECKPOINT
+    progress: Progress | None = context.reporter.progress
+    if recipe.train.devices > 1:
+        train_in_processes(recipe, checkpoint, context.reporter.progress)
+        # Their checkpoint is of a finished training: continued, nothing is left to train.
+        progress = None
+    return train(
+        model,
+        method,
+        context.data,
+        alone(recipe.train),
+        seed=recipe.seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        teacher=context.teacher(),
+    )
 
 
 def _accuracies(trained: Trained, known: float, context: Context) -> tuple[float, float]:

@@ -21,12 +21,19 @@ from pipeline.core.errors import PareError
 from pipeline.core.recipe import TrainOptions
 from pipeline.data import Dataset
 from pipeline.methods import Method, Phase, plain, snapshot
-from pipeline.training.batches import batch_count, batches
+from pipeline.training.batches import Share, batch_count, shares
 from pipeline.training.checkpoint import Best, Checkpoint
 from pipeline.training.distillation import Teacher
 from pipeline.training.evaluation import accuracy
+from pipeline.training.processes import (
+    demand_agreement,
+    fabric_for,
+    mean_over_processes,
+    share_random_state,
+)
 from pipeline.training.recalibration import pruned_network, recalibrated
 from pipeline.training.schedule import optimizer_for, scheduler_for
+from pipeline.training.whole_batch_norm import whole_batch_norms
 
 Progress = Callable[[int, int, Epoch], None]
 
@@ -71,6 +78,10 @@ def train(
     Kept is the last of those epochs of the final phase whose *pruned* network is most
     accurate on the validation split: what is selected is what will be shipped.
 
+    With ``options.devices`` above one this is one of several processes that train the same
+    network, which have all been started (``pipeline.training.launcher``) and call this with
+    the same arguments; each returns the same.
+
     Args:
         model: freshly drawn or loaded weights; it is not changed.
         method: what is attached, added to the loss, and kept.
@@ -79,36 +90,21 @@ def train(
         seed: of shuffling and augmentation; every epoch draws from its own generator, so
             that a resumed training repeats what an unbroken one does.
         checkpoint: written after each epoch, and continued from if it exists.
-        progress: called after each epoch with epochs done, epochs in all, and its record;
-            what it raises stops the training, which can be continued.
+        progress: called after each epoch with epochs done, epochs in all, and its record,
+            and at the start of a continued training for each epoch that was done before;
+            what it raises stops the training, which can be continued. Of several processes
+            the first one's is called.
         teacher: trained network to learn from beside the labels, as the options weigh it.
 
     Raises:
         PareError: this machine has not what the options ask for, or the checkpoint is
             damaged.
     """
-    fabric = _fabric(options)
+    fabric = fabric_for(options)
     fabric.launch()
     loop = _Loop(fabric, method, data, options, seed, checkpoint, progress, teacher)
     with _reproducible(seed, deterministic=options.deterministic):
         return loop.run(model)
-
-
-def _fabric(options: TrainOptions) -> Fabric:
-    """Return the link to the hardware that the options name."""
-    try:
-        return Fabric(
-            accelerator=options.accelerator,
-            devices=options.devices,
-            strategy=options.strategy,
-            precision=options.precision,
-        )
-    except Exception as error:  # refused in many ways, by each part of it
-        asked = ", ".join(
-            f"train.{name} = {getattr(options, name)!r}"
-            for name in ("accelerator", "devices", "strategy", "precision")
-        )
-        raise PareError(f"this machine cannot train with {asked}: {error}") from error
 
 
 class _Loop:
@@ -139,6 +135,8 @@ class _Loop:
     def run(self, model: nn.Module) -> Trained:
         """Train all phases that are left."""
         first = self.resumed.phase if self.resumed else 0
+        for done in range(1, len(self.history) + 1):
+            self._report(done)
         if self.reference is None:
             self.reference = Best(self._accuracy(model), 0, snapshot(model), {})
         for number, phase in enumerate(self.phases):
@@ -191,16 +189,18 @@ class _Loop:
             losses, within = self._train_epoch(
                 wrapped, model, wrapped_optimizer, scheduler, phase, epoch
             )
+            share_random_state(self.fabric)
             done = (epoch + 1) / phase.epochs
             after = self._measured(self.method.after_epoch, model, done, epoch_ends=True)
             self._demand_numbers(losses[0])  # what the method has to say of them comes first
+            demand_agreement(self.fabric, model, self.method.state(), len(self.history) + 1)
             events = [event for event in (lost, within, after) if event is not None]
             lr, lost = float(optimizer.param_groups[0]["lr"]), None
             seconds = time.monotonic() - began
             self._assess(model, phase, losses, lr, seconds, max(events, default=None))
             if self.path and self.fabric.is_global_zero:
                 self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
-            self._report()
+            self._report(len(self.history))
 
     def _measured(
         self,
@@ -228,32 +228,46 @@ class _Loop:
         """Run one pass over the training split.
 
         Returns:
-            Mean task and budget loss, and what a pruning in between cost at once.
+            Mean task and budget loss over all processes, and what a pruning in between cost
+            at once.
         """
         wrapped.train()
         device, steps = self.fabric.device, self._steps
         lost: float | None = None
-        task_sum, budget_sum = torch.zeros((), device=device), torch.zeros((), device=device)
-        for step, (images, labels) in enumerate(self._batches()):
-            progress = (epoch + step / steps) / phase.epochs
-            images = images.to(device)
-            outputs = wrapped(images)
-            task = F.cross_entropy(
-                outputs, labels.to(device), label_smoothing=self.options.label_smoothing
-            )
-            if self.teacher:
-                task = self.teacher.blend(task, outputs, images)
-            extra = self.method.loss(model, progress)
-            self.fabric.backward(task if extra is None else task + extra)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            scheduler.step()
-            event = self._measured(self.method.after_step, model, progress, epoch_ends=False)
-            lost = event if lost is None else lost
-            task_sum += task.detach()
-            if extra is not None:
-                budget_sum += extra.detach()
-        return (task_sum.item() / steps, budget_sum.item() / steps), lost
+        sums = torch.zeros(2, device=device)
+        with whole_batch_norms(
+            model, rank=self.fabric.global_rank, world=self.fabric.world_size
+        ):
+            for step, share in enumerate(self._shares()):
+                progress = (epoch + step / steps) / phase.epochs
+                task = self._task_loss(wrapped, share)
+                extra = self.method.loss(model, progress)
+                self.fabric.backward(task if extra is None else task + extra)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                scheduler.step()
+                event = self._measured(
+                    self.method.after_step, model, progress, epoch_ends=False
+                )
+                lost = event if lost is None else lost
+                sums[0] += task.detach()
+                if extra is not None:
+                    sums[1] += extra.detach()
+        task_sum, budget_sum = mean_over_processes(self.fabric, sums).tolist()
+        return (task_sum / steps, budget_sum / steps), lost
+
+    def _task_loss(self, wrapped: Any, share: Share) -> Tensor:
+        """Return the loss of this process's share, whose mean over them is the batch's."""
+        images = share.images.to(self.fabric.device)
+        outputs = wrapped(images)
+        task = F.cross_entropy(
+            outputs,
+            share.labels.to(self.fabric.device),
+            label_smoothing=self.options.label_smoothing,
+        )
+        if self.teacher:
+            task = self.teacher.blend(task, outputs, images)
+        return task * share.weight
 
     def _demand_numbers(self, loss: float) -> None:
         """Refuse to go on from a loss that is no number.
@@ -268,9 +282,9 @@ class _Loop:
                 "(train.warmup_epochs)."
             )
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _shares(self) -> Iterator[Share]:
         """Yield this process's share of the next epoch, which draws from its own generator."""
-        return batches(
+        return shares(
             self.data,
             self.options,
             self.seed + 1_000_003 * len(self.history),
@@ -336,10 +350,11 @@ class _Loop:
             reference=self.reference,
         ).save(self.path)
 
-    def _report(self) -> None:
-        if self.progress:
+    def _report(self, done: int) -> None:
+        """Tell of an epoch, which may be one of a training that is continued."""
+        if self.progress and self.fabric.is_global_zero:
             total = sum(phase.epochs for phase in self.phases)
-            self.progress(len(self.history), total, self.history[-1])
+            self.progress(done, total, self.history[done - 1])
 
 
 def _with(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:

@@ -36,6 +36,7 @@ from pipeline.quantizers._simulation import (
 )
 from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import Progress, train
+from pipeline.training.processes import alone
 
 #: Of the learning rate that the network was trained with (Wu et al. 2020, section 5.3).
 LR_FACTOR = 0.01
@@ -155,7 +156,7 @@ def _options(options: TrainOptions, epochs: int, lr_factor: float) -> TrainOptio
         "warmup_epochs": 0,
         "recalibration_batches": 0,
     }
-    return options.model_copy(update=own)
+    return alone(options).model_copy(update=own)
 
 
 class FollowedRange(Rounding):

@@ -72,7 +72,11 @@ def finished(process):
             "budget.weights = 1.5: input should be less than or equal to 1",
         ),
         ("budget.weights=1e-9", "keeps none. Ask for at least"),
-        ("train.devices=2", "train.devices = 2: a run trains in one process"),
+        ("train.devices=3", "batch_size = 64 does not divide among train.devices = 3"),
+        (
+            "track.tensorbord=true",
+            "unknown key 'track.tensorbord'. Did you mean 'tensorboard'",
+        ),
         ("train.accelerator=abacus", "cannot train with train.accelerator = 'abacus'"),
     ],
 )

@@ -18,7 +18,7 @@ FLOORS = [
     {"cli"},
     {"search"},
     {"stages", "report"},
-    {"training"},
+    {"training", "tracking"},
     {"methods", "quantizers", "exporters", "profilers"},
     {"models", "data"},
     {"graph"},
@@ -30,7 +30,8 @@ SIDE = "runtime"
 ON_DEVICES = {"numpy", "PIL"}
 ONLY_THERE = {"http_server.py": {"waitress"}, "serving.py": {"waitress", "multipart"},
               "uploads.py": {"multipart"}}  # fmt: skip
-HEAVY = {"torch", "torchvision", "tensorflow", "onnx", "onnxruntime", "numpy", "onnx2tf"}
+HEAVY = {"torch", "torchvision", "tensorflow", "onnx", "onnxruntime", "numpy", "onnx2tf",
+         "lightning_fabric", "tensorboardX", "tensorboard", "mlflow"}  # fmt: skip
 
 
 def rooms() -> set[str]:

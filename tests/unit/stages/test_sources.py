@@ -60,6 +60,9 @@ def test_what_no_stage_runs_changes_none(changed, name):
         ("runtime/harness.py", ["profile"]),  # run by its name, in a child process
         ("core/plan.py", ["quantize", "export"]),
         ("stages/compact.py", ["compact"]),
+        ("stages/train_process.py", ["train"]),  # run by its name, in processes of its own
+        ("training/launcher.py", ["train"]),
+        ("tracking/tensorboard.py", []),
         (
             "methods/reparam.py",
             NAMES,
@@ -78,6 +81,8 @@ def test_every_file_but_those_above_is_the_code_of_some_stage():
     assert {name for name in missed if name.partition("/")[0] not in ("cli", "report")} == {
         "__init__.py", "stages/__init__.py", "stages/runner.py",
         "stages/terminal.py",
+        # Trackers look on.
+        "tracking/__init__.py", "tracking/mlflow.py", "tracking/tensorboard.py",
         # Compaction of a checkpoint without a run.
         "stages/checkpoint.py", "stages/network.py", "stages/standalone.py",
         # A look at one file without a run.

@@ -30,7 +30,12 @@ from pipeline.methods import create
 from pipeline.quantizers._simulation import Range, observe, simulate
 from pipeline.training.evaluation import accuracy
 from pipeline.training.loop import train
-from pipeline.training.quantization_aware import FollowedRange, Tuned, train_quantized
+from pipeline.training.quantization_aware import (
+    FollowedRange,
+    Tuned,
+    _options,
+    train_quantized,
+)
 
 RATE = 0.1  # of the rate that the small network was trained with
 
@@ -197,3 +202,8 @@ def test_refusals() -> None:
             trained(), data(), calibration()[:0], options(), epochs=1,
             granularity="per-tensor", seed=0,
         )  # fmt: skip
+
+
+def test_it_runs_in_one_process_however_many_trained_the_network():
+    own = _options(options(devices=2, strategy="ddp"), 3, 0.1)
+    assert (own.devices, own.strategy, own.epochs) == (1, "auto", 3)
