@@ -3,7 +3,7 @@
     python benchmarks/images.py FOLDER > benchmarks/results/images.md
 
 FOLDER holds for each image its record (``NAME.json``) and its compressed size in bytes
-(``NAME.compressed``), and perhaps what was counted (``NAME.instructions``).
+(``NAME.compressed``), and perhaps for a model file what was counted (``FILE.instructions``).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ that the answers are right, and nothing of time.
 
 
 COUNTS = """
-Instructions that an emulator executed for one inference (`docker/icount.sh`). They are counts
-and no times: they know no cache and no pipeline. They repeat to 0.05 %, so that they show what
-became worse.
+Instructions that an emulator took for an inference of a file (`docker/icount.sh`), its call
+from Python included. They are counts and no times: they know no cache and no pipeline. Two
+programs count each, and what they count has to agree to 1e-5: so they show what became worse.
 
 """
 
@@ -43,7 +43,7 @@ def row(record: dict[str, Any], compressed: int) -> str:
     cells = [
         record["tag"],
         record["platform"],
-        f"{record['runtime']} {tested['runtime_version']}",
+        f"{tested['runtime']} {tested['runtime_version']}",
         record["file"],
         f"{record['bytes_on_disk'] / 1e6:.0f} MB",
         f"{compressed / 1e6:.1f} MB",

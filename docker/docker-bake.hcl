@@ -49,70 +49,32 @@ target "builder" {
   platforms  = ["linux/amd64"]
 }
 
-target "raspberry-pi-zero-2w" {
+# Devices with a 64-bit Arm.
+target "arm64" {
+  name = device
+  matrix = {
+    device = [
+      "raspberry-pi-zero-2w", "raspberry-pi-3b-plus", "raspberry-pi-4b", "raspberry-pi-5",
+      "smart-camera-imx8mp", "smart-camera-rk3588", "smart-camera-imx500", "coral-edgetpu",
+    ]
+  }
   inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-zero-2w"]
+  tags      = ["${TAG}:${device}"]
   platforms = ["linux/arm64"]
 }
 
-target "raspberry-pi-zero-2w-armv7" {
+# The 32-bit systems of some of them, whose runtime is smaller.
+target "armv7" {
+  name = "${device}-armv7"
+  matrix = {
+    device = ["raspberry-pi-zero-2w", "raspberry-pi-3b-plus"]
+  }
   inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-zero-2w-armv7"]
+  tags      = ["${TAG}:${device}-armv7"]
   platforms = ["linux/arm/v7"]
   args = {
     LARGEST_MB = "140"
   }
-}
-
-target "raspberry-pi-3b-plus" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-3b-plus"]
-  platforms = ["linux/arm64"]
-}
-
-target "raspberry-pi-3b-plus-armv7" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-3b-plus-armv7"]
-  platforms = ["linux/arm/v7"]
-  args = {
-    LARGEST_MB = "140"
-  }
-}
-
-target "raspberry-pi-4b" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-4b"]
-  platforms = ["linux/arm64"]
-}
-
-target "raspberry-pi-5" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:raspberry-pi-5"]
-  platforms = ["linux/arm64"]
-}
-
-target "smart-camera-imx8mp" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:smart-camera-imx8mp"]
-  platforms = ["linux/arm64"]
-}
-
-target "smart-camera-rk3588" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:smart-camera-rk3588"]
-  platforms = ["linux/arm64"]
-}
-
-target "smart-camera-imx500" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:smart-camera-imx500"]
-  platforms = ["linux/arm64"]
-}
-
-target "coral-edgetpu" {
-  inherits  = ["_edge"]
-  tags      = ["${TAG}:coral-edgetpu"]
-  platforms = ["linux/arm64"]
 }
 
 target "generic-x86" {

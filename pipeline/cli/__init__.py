@@ -265,6 +265,7 @@ def _execute(
 @main.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--target", "name", required=True, metavar="NAME", help="Device, or its file.")
+@click.option("--file", metavar="FILE", help="Another file of RUN that fits the device.")
 @click.option(
     "--engine",
     type=click.Choice(["docker", "podman", "buildah"]),

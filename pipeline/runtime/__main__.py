@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.command == "bench":
         if chosen.lifeline:
             _hold_on_to_stdin()
-        return _bench(chosen.file, chosen.settings)
+        return _bench(chosen)
     commands = {
         "predict": _predict,
         "selftest": _selftest,
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--lifeline", action="store_true", help="stop when the standard input is closed"
     )
+    _add_delegate(bench)
 
     predict = commands.add_parser("predict", help="classify images, one line of JSON each")
     predict.add_argument(
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "--wait", type=float, default=5.0, metavar="S", help="for each of its answers"
     )
     _add_threads(selftest)
+    _add_delegate(selftest)
 
     watch = commands.add_parser("watch", help="classify what a camera sees")
     watch.add_argument("folder", nargs="?", type=Path, help="into which images are dropped")
@@ -112,10 +114,24 @@ def _add_model(command: argparse.ArgumentParser) -> None:
         "--model", type=Path, help="an .onnx or .tflite file; by default $PARE_MODEL"
     )
     _add_threads(command)
+    _add_delegate(command)
 
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=int, default=1, help="of the engine")
+
+
+def _add_delegate(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--delegate",
+        metavar="LIBRARY",
+        help="external delegate of TFLite files, such as an NPU's; by default $PARE_DELEGATE",
+    )
+    command.add_argument(
+        "--delegate-options",
+        metavar="KEY:VALUE;...",
+        help="for it; by default $PARE_DELEGATE_OPTIONS",
+    )
 
 
 def _guarded(command: Callable[[Any], int], chosen: Any) -> int:
@@ -156,17 +172,32 @@ def _model(given: Path | None) -> Path:
     return Path(named)
 
 
+def _delegate(chosen: Any) -> Any:
+    """Return the delegate that was named; an empty name is none, whatever is set."""
+    from pipeline.runtime.delegates import Delegate
+
+    library, options = chosen.delegate, chosen.delegate_options
+    if library is None:
+        library = os.environ.get("PARE_DELEGATE")
+        options = options or os.environ.get("PARE_DELEGATE_OPTIONS")
+    return Delegate.of(library, options)
+
+
 def _predict(chosen: Any) -> int:
     from pipeline.runtime import predicting
 
-    return predicting.run(_model(chosen.model), chosen.images, chosen.threads)
+    model, delegate = _model(chosen.model), _delegate(chosen)
+    return predicting.run(model, chosen.images, chosen.threads, delegate)
 
 
 def _selftest(chosen: Any) -> int:
     from pipeline.runtime import selftest
 
     model = _model(chosen.model)
-    return selftest.run(model, chosen.golden, chosen.threads, chosen.url, chosen.wait)
+    delegate = _delegate(chosen)
+    return selftest.run(
+        model, chosen.golden, chosen.threads, chosen.url, chosen.wait, delegate
+    )
 
 
 def _watch(chosen: Any) -> int:
@@ -174,14 +205,18 @@ def _watch(chosen: Any) -> int:
 
     if (chosen.folder is None) == (chosen.source is None):
         raise EngineError("give a folder to watch, or --source.")
-    model = _model(chosen.model)
+    model, delegate = _model(chosen.model), _delegate(chosen)
     if chosen.source:
         from pipeline.runtime import camera
 
-        return camera.run(model, chosen.source, chosen.threads, chosen.every, chosen.once)
+        return camera.run(
+            model, chosen.source, chosen.threads, chosen.every, chosen.once, delegate
+        )
     from pipeline.runtime import watching
 
-    return watching.run(model, chosen.folder, chosen.threads, chosen.every, chosen.once)
+    return watching.run(
+        model, chosen.folder, chosen.threads, chosen.every, chosen.once, delegate
+    )
 
 
 def _serve(chosen: Any) -> int:
@@ -200,11 +235,12 @@ def _serve(chosen: Any) -> int:
         connections=chosen.connections,
         grace_s=chosen.grace,
         quiet=chosen.quiet,
+        delegate=_delegate(chosen),
     )
     return run(_model(chosen.model), options)
 
 
-def _bench(path: Path, settings: str) -> int:
+def _bench(chosen: Any) -> int:
     try:
         from pipeline.runtime.harness import Settings, profile
         from pipeline.runtime.tensors import EngineError
@@ -213,7 +249,8 @@ def _bench(path: Path, settings: str) -> int:
         _tell({"event": "error", "message": needed})
         return _REFUSED
     try:
-        result = profile(path, Settings.of(settings), _tell)
+        settings = Settings.of(chosen.settings)
+        result = profile(chosen.file, settings, _tell, _delegate(chosen))
     except EngineError as error:
         _tell({"event": "error", "message": str(error)})
         return _REFUSED

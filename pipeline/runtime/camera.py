@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.images import fitted
 from pipeline.runtime.predicting import tell
 from pipeline.runtime.stopping import asked_to_stop
@@ -21,7 +22,14 @@ _DEVICE = re.compile(r"/dev/video(\d+)")
 _STREAM = re.compile(r"(rtsp|rtsps)://\S+")
 
 
-def run(path: Path, source: str, threads: int, every_s: float, once: bool) -> int:
+def run(
+    path: Path,
+    source: str,
+    threads: int,
+    every_s: float,
+    once: bool,
+    delegate: Delegate | None = None,
+) -> int:
     """Classify frames until asked to stop.
 
     Args:
@@ -30,18 +38,20 @@ def run(path: Path, source: str, threads: int, every_s: float, once: bool) -> in
         threads: of the engine.
         every_s: at least so long between two frames; those between are dropped.
         once: stop after one frame.
+        delegate: to hand operators to.
 
     Raises:
         EngineError: the file can't be loaded or run, OpenCV is missing, or the camera can't
             be opened or gives no more frames.
     """
-    classifier = Classifier(path, threads)
+    classifier = Classifier(path, threads, delegate=delegate)
     with asked_to_stop() as stop:
         for number, frame in enumerate(frames(source, every_s)):
             if stop.is_set():
                 break
             pixels = shown(frame, classifier)
-            tell({"frame": number, **classifier.classify_pixels(pixels).as_json()})
+            found = classifier.classify_pixels(pixels).as_json()
+            tell({"frame": number, **found, "delegate": classifier.engine.delegate})
             if once:
                 break
     return 0

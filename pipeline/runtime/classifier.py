@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.engines import open_model
 from pipeline.runtime.images import MOST_PIXELS, ImageError, decode, prepare
 from pipeline.runtime.metadata import read_metadata
@@ -78,6 +79,7 @@ class Classifier:
         path: an ``.onnx`` or ``.tflite`` file.
         threads: of the engine, at least 1.
         most_pixels: that an image may have.
+        delegate: to hand operators to, of a ``.tflite`` file.
 
     Attributes:
         facts: what the file says about itself.
@@ -91,9 +93,15 @@ class Classifier:
             its images are prepared.
     """
 
-    def __init__(self, path: Path, threads: int = 1, most_pixels: int = MOST_PIXELS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        most_pixels: int = MOST_PIXELS,
+        delegate: Delegate | None = None,
+    ) -> None:
         self.path = path
-        self.engine = open_model(path, threads)
+        self.engine = open_model(path, threads, delegate)
         self.facts = read_metadata(path)
         self.channels, self.height, self.width = _image_shape(path, self)
         self.classes = _classes(path, self)
@@ -153,6 +161,7 @@ class Classifier:
             "sha256": digest(self.path),
             "runtime": self.engine.runtime,
             "runtime_version": self.engine.runtime_version,
+            "delegate": self.engine.delegate,
             "image": {"height": self.height, "width": self.width, "channels": self.channels},
             "classes": list(self.classes),
             "facts": self.facts,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.sessions import (
     LiteRtSession,
     OnnxSession,
@@ -34,14 +35,16 @@ class Engine(ABC):
         format: what the file is.
         runtime: what runs it.
         runtime_version: the version of that.
+        delegate: file name of the library that operators are handed to, if any.
         input: the file's input as it is stored.
         output: the file's output as it is stored.
         output_step: smallest difference that a quantized output can show, where known.
     """
 
     format: ClassVar[str]
-    runtime: ClassVar[str]
+    runtime: str
     runtime_version: str
+    delegate: str | None = None
     input: TensorSpec
     output: TensorSpec
     output_step: float | None
@@ -154,18 +157,18 @@ class OnnxEngine(_Classifier):
 
 
 class LiteRtEngine(_Classifier):
-    """TFLite files in LiteRT, on the CPU.
+    """TFLite files in LiteRT or its forerunner, on the CPU or with a delegate.
 
     Raises:
-        EngineError: no LiteRT is installed, or it refuses the file.
+        EngineError: no LiteRT is installed, it refuses the file, or the delegate does.
     """
 
     format = "tflite"
-    runtime = "litert"
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._session = session = LiteRtSession(path, threads)
-        self.runtime_version = session.runtime_version
+    def __init__(self, path: Path, threads: int, delegate: Delegate | None = None) -> None:
+        self._session = session = LiteRtSession(path, threads, delegate)
+        self.runtime, self.runtime_version = session.runtime, session.runtime_version
+        self.delegate = session.delegate
         names = session.signature()
         self.input = _scaled(_only(session.inputs, "input", path), names[0], path)
         self.output = _scaled(_only(session.outputs, "output", path), names[1], path)
@@ -174,19 +177,22 @@ class LiteRtEngine(_Classifier):
         self._set_zeros()
 
 
-def open_model(path: Path, threads: int = 1) -> Engine:
+def open_model(path: Path, threads: int = 1, delegate: Delegate | None = None) -> Engine:
     """Load an image classifier into the engine that its ending names.
 
     Args:
         path: an ``.onnx`` or ``.tflite`` file.
         threads: of the engine, at least 1.
+        delegate: to hand operators to, of a ``.tflite`` file.
 
     Raises:
         EngineError: no such file, an ending no engine takes, a missing engine, a file that
-            its engine refuses, or one that has more than one input or output.
+            its engine or the delegate refuses, or one that has more than one input or output.
     """
-    check_openable(path, threads)
-    return OnnxEngine(path, threads) if path.suffix == ".onnx" else LiteRtEngine(path, threads)
+    check_openable(path, threads, delegate)
+    if path.suffix == ".onnx":
+        return OnnxEngine(path, threads)
+    return LiteRtEngine(path, threads, delegate)
 
 
 def _filled(images: Floats, size: int | None) -> Floats:

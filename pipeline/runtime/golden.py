@@ -151,9 +151,10 @@ def of_another(path: Path, golden: Mapping[str, Any]) -> str | None:
 
 
 def tolerance(classifier: Classifier, golden: Mapping[str, Any]) -> float:
-    """Return what may differ here: less where the same version of the runtime runs it."""
+    """Return what may differ here: less for the same runtime, without a delegate."""
     engine = classifier.engine
-    same = golden["runtime"] == {"name": engine.runtime, "version": engine.runtime_version}
+    own = {"name": engine.runtime, "version": engine.runtime_version}
+    same = golden["runtime"] == own and engine.delegate is None
     return float(golden["tolerance"]["same_version" if same else "other_version"])
 
 

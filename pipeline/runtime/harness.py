@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.runtime import bench, energy, memory, surroundings
 from pipeline.runtime.conditions import conditions, emulation, temperature_c
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.operators import operator_times
 from pipeline.runtime.sessions import (
     Session,
@@ -93,7 +94,9 @@ class Settings:
         return cls(**values)
 
 
-def profile(path: Path, settings: Settings, tell: Tell) -> dict[str, Any]:
+def profile(
+    path: Path, settings: Settings, tell: Tell, delegate: Delegate | None = None
+) -> dict[str, Any]:
     """Measure one file and return plain data.
 
     Where the processor is emulated nothing is timed: ``refused`` says why, and the outputs
@@ -103,17 +106,18 @@ def profile(path: Path, settings: Settings, tell: Tell) -> dict[str, Any]:
         path: an ``.onnx`` or ``.tflite`` file with any number of inputs and outputs.
         settings: how.
         tell: is given an event at the begin and end of each window.
+        delegate: to hand operators to, of a ``.tflite`` file.
 
     Raises:
         EngineError: the file can't be loaded or run, or an engine is missing.
     """
-    check_openable(path, settings.threads)
+    check_openable(path, settings.threads, delegate)
     refused = emulation()
     pinned = _pin(settings.affinity_mask)
     before, start = conditions(), memory.resident()
     import_ms = _timed(lambda: _import_engine(path))
     dropped = surroundings.drop_from_cache(path)
-    session, cold_ms = _opened(path, settings.threads)
+    session, cold_ms = _opened(path, settings.threads, delegate)
     loaded = memory.resident()
     feeds = seeded_inputs(session, settings.seed)
     first_ms = _timed(lambda: _run(session, feeds[0]))
@@ -122,6 +126,7 @@ def profile(path: Path, settings: Settings, tell: Tell) -> dict[str, Any]:
         "file": _identity(path, session.format),
         "runtime": session.runtime,
         "runtime_version": session.runtime_version,
+        "delegate": session.delegate,
         "settings": asdict(settings),
         "refused": refused and f"{refused}. Emulated time says nothing about a device",
         "outputs": answers(session, feeds),
@@ -139,7 +144,7 @@ def profile(path: Path, settings: Settings, tell: Tell) -> dict[str, Any]:
             "energy": energy.of(windows, idle),
             "around": surroundings.around(path, session),
         }
-        found["load"]["warm_ms"] = _opened(path, settings.threads)[1]
+        found["load"]["warm_ms"] = _opened(path, settings.threads, delegate)[1]
         found |= _operators(path, settings) if settings.operators else {}
     versions = {"numpy": np.__version__, "python": platform.python_version()}
     found["conditions"] = {"before": before, "after": conditions(), "versions": versions}
@@ -186,9 +191,9 @@ def _import_engine(path: Path) -> None:
         import_litert()
 
 
-def _opened(path: Path, threads: int) -> tuple[Session, float]:
+def _opened(path: Path, threads: int, delegate: Delegate | None) -> tuple[Session, float]:
     start = time.perf_counter_ns()
-    session = open_session(path, threads)
+    session = open_session(path, threads, delegate)
     return session, (time.perf_counter_ns() - start) * _MS
 
 

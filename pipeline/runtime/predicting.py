@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.runtime.classifier import LARGEST, Classifier
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.images import ImageError
 from pipeline.runtime.tensors import EngineError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
-def run(path: Path, given: Sequence[str], threads: int) -> int:
+def run(
+    path: Path, given: Sequence[str], threads: int, delegate: Delegate | None = None
+) -> int:
     """Classify images; what is wrong with one is told in its line, and the rest goes on.
 
     Args:
         path: the file.
         given: images, folders of images, or ``-`` for one image on the standard input.
         threads: of the engine.
+        delegate: to hand operators to.
 
     Returns:
         0, or 2 where an image could not be classified.
@@ -30,7 +34,7 @@ def run(path: Path, given: Sequence[str], threads: int) -> int:
         EngineError: the file can't be loaded or run, or there is no such image.
     """
     images = [(name, image) for one in given for name, image in _listed(one)]
-    classifier = Classifier(path, threads)
+    classifier = Classifier(path, threads, delegate=delegate)
     failed = 0
     for name, image in images:
         found = classified(classifier, image)
@@ -47,11 +51,12 @@ def run(path: Path, given: Sequence[str], threads: int) -> int:
 def classified(classifier: Classifier, image: Path | BinaryIO) -> dict[str, Any]:
     """Return the answer for one image as plain data, or ``error`` in words."""
     try:
-        return classifier.classify(_content(image)).as_json()
+        found = classifier.classify(_content(image)).as_json()
     except ImageError as error:
         return {"error": str(error)}
     except OSError as error:
         return {"error": f"it cannot be read: {error.strerror}."}
+    return {**found, "delegate": classifier.engine.delegate}
 
 
 def tell(line: Mapping[str, Any]) -> None:

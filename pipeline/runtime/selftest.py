@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.runtime import golden
 from pipeline.runtime.classifier import Classifier
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.sessions import check_openable
 from pipeline.runtime.tensors import EngineError
 
@@ -20,7 +21,14 @@ _LARGEST_REPLY = 1_000_000  # bytes
 _OK = 200
 
 
-def run(path: Path, vectors: Path | None, threads: int, url: str | None, wait_s: float) -> int:
+def run(
+    path: Path,
+    vectors: Path | None,
+    threads: int,
+    url: str | None,
+    wait_s: float,
+    delegate: Delegate | None = None,
+) -> int:
     """Print the finding as one line of JSON; return 0 where it passed, else 1.
 
     Docker knows no other codes for a health check, so a missing file fails with 1 as well.
@@ -31,11 +39,12 @@ def run(path: Path, vectors: Path | None, threads: int, url: str | None, wait_s:
         threads: of the engine.
         url: of a server that runs the file, instead of running it here.
         wait_s: longest wait for each answer of that server.
+        delegate: to hand operators to, where the file is run here.
     """
     start = time.perf_counter()
     try:
         told = golden.read(vectors or golden.beside(path))
-        found = at(url, told, wait_s) if url else here(path, told, threads)
+        found = at(url, told, wait_s) if url else here(path, told, threads, delegate)
     except EngineError as error:
         found = {"passed": False, "why": str(error)}
     seconds = round(time.perf_counter() - start, 3)
@@ -44,18 +53,24 @@ def run(path: Path, vectors: Path | None, threads: int, url: str | None, wait_s:
     return 0 if found["passed"] else 1
 
 
-def here(path: Path, told: Mapping[str, Any], threads: int = 1) -> dict[str, Any]:
+def here(
+    path: Path, told: Mapping[str, Any], threads: int = 1, delegate: Delegate | None = None
+) -> dict[str, Any]:
     """Run the file on all its golden images.
 
     Raises:
         EngineError: it can't be loaded or run.
     """
-    check_openable(path, threads)
+    check_openable(path, threads, delegate)
     if why := golden.of_another(path, told):
         return {"passed": False, "why": why}  # a damaged file may not even be loaded
-    classifier = Classifier(path, threads)
+    classifier = Classifier(path, threads, delegate=delegate)
     engine = classifier.engine
-    by = {"runtime": engine.runtime, "runtime_version": engine.runtime_version}
+    by = {
+        "runtime": engine.runtime,
+        "runtime_version": engine.runtime_version,
+        "delegate": engine.delegate,
+    }
     return {**by, **golden.verify(classifier, told)}
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.classifier import LARGEST, Classifier
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.metrics import Metrics
 from pipeline.runtime.pool import Pool
 from pipeline.runtime.predicting import tell
@@ -50,6 +51,7 @@ class Options:
         connections: open at a time.
         grace_s: longest wait, once asked to stop, for what is begun.
         quiet: no line for each request.
+        delegate: to hand operators to; each worker loads its own.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +66,7 @@ class Options:
     connections: int = 128
     grace_s: float = 10.0
     quiet: bool = False
+    delegate: Delegate | None = None
 
 
 def run(path: Path, options: Options) -> int:
@@ -76,12 +79,12 @@ def run(path: Path, options: Options) -> int:
         EngineError: the file can't be loaded, the address is taken, a limit makes no sense,
             or the server's library is missing.
     """
-    check_openable(path, options.threads)
+    check_openable(path, options.threads, options.delegate)
     _check(options)
     http_server = _library()
     start = time.perf_counter()
     pool = Pool(
-        lambda: Classifier(path, options.threads, options.most_pixels),
+        lambda: Classifier(path, options.threads, options.most_pixels, options.delegate),
         options.workers,
         options.waiting,
     )

@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.tensors import EngineError, Stored, TensorSpec
 
+# Module, package and the name by which answers tell it: they differ, and so may their answers.
 _LITERT = (
-    ("ai_edge_litert.interpreter", "ai-edge-litert"),
-    ("tflite_runtime.interpreter", "tflite-runtime"),
+    ("ai_edge_litert.interpreter", "ai-edge-litert", "litert"),
+    ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"),
 )
 _ONNX_NAMES = {"float": "float32", "double": "float64"}
 
@@ -32,11 +35,13 @@ class Session(ABC):
         runtime_version: the version of that.
         inputs: as they are stored; a ``None`` in a shape is chosen at each call.
         outputs: as they are stored.
+        delegate: file name of the library that operators are handed to, if any.
     """
 
     format: ClassVar[str]
-    runtime: ClassVar[str]
+    runtime: str
     runtime_version: str
+    delegate: str | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -108,22 +113,28 @@ class OnnxSession(Session):
 
 
 class LiteRtSession(Session):
-    """TFLite files in LiteRT, on the CPU.
+    """TFLite files in LiteRT or its forerunner, on the CPU or with a delegate.
 
     Raises:
-        EngineError: no LiteRT is installed, or it refuses the file.
+        EngineError: no LiteRT is installed, it refuses the file, or the delegate does.
     """
 
     format = "tflite"
-    runtime = "litert"
 
-    def __init__(self, path: Path, threads: int) -> None:
-        interpreter, self.runtime_version = import_litert()
+    def __init__(self, path: Path, threads: int, delegate: Delegate | None = None) -> None:
+        found = import_litert()
+        self.runtime, self.runtime_version = found.name, found.version
+        how: dict[str, Any] = {"model_path": str(path), "num_threads": threads}
+        if delegate:
+            how["experimental_delegates"] = [delegate.load(found.module)]
+            self.delegate = delegate.library.name
         try:
             with _quiet_stderr():
-                self._interpreter = interpreter(model_path=str(path), num_threads=threads)
+                self._interpreter = found.interpreter(**how)
                 self._interpreter.allocate_tensors()
         except Exception as error:  # ValueError or RuntimeError, by version
+            if delegate:
+                raise delegate.refused(error) from error
             raise broken(path, "LiteRT", error) from error
         self._in = self._interpreter.get_input_details()
         self._out = self._interpreter.get_output_details()
@@ -153,33 +164,35 @@ class LiteRtSession(Session):
         return frozenset(np.dtype(tensor["dtype"]).name for tensor in details)
 
 
-def open_session(path: Path, threads: int = 1) -> Session:
+def open_session(path: Path, threads: int = 1, delegate: Delegate | None = None) -> Session:
     """Load a file into the engine that its ending names.
 
     Args:
         path: an ``.onnx`` or ``.tflite`` file.
         threads: of the engine, at least 1.
+        delegate: to hand operators to, of a ``.tflite`` file.
 
     Raises:
         EngineError: no such file, an ending no engine takes, a missing engine, or a
-            file that its engine refuses.
+            file that its engine or the delegate refuses.
 
     >>> open_session(Path("model.h5"))
     Traceback (most recent call last):
         ...
     pipeline.runtime.tensors.EngineError: model.h5: no engine for '.h5'. Known: .onnx, .tflite.
     """
-    check_openable(path, threads)
-    return (
-        OnnxSession(path, threads) if path.suffix == ".onnx" else LiteRtSession(path, threads)
-    )
+    check_openable(path, threads, delegate)
+    if path.suffix == ".onnx":
+        return OnnxSession(path, threads)
+    return LiteRtSession(path, threads, delegate)
 
 
-def check_openable(path: Path, threads: int) -> None:
+def check_openable(path: Path, threads: int, delegate: Delegate | None = None) -> None:
     """Refuse what no engine takes, before any is loaded.
 
     Raises:
-        EngineError: an ending no engine takes, no thread, or no such file.
+        EngineError: an ending no engine takes, no thread, no such file, or a delegate for an
+            engine that has none.
     """
     if path.suffix not in (".onnx", ".tflite"):
         raise EngineError(f"{path}: no engine for {path.suffix!r}. Known: .onnx, .tflite.")
@@ -187,6 +200,10 @@ def check_openable(path: Path, threads: int) -> None:
         raise EngineError(f"threads = {threads}: an engine needs at least 1.")
     if not path.is_file():
         raise EngineError(f"no file at {path}. Check the path.")
+    if delegate and path.suffix != ".tflite":
+        raise EngineError(
+            f"{path}: delegates are for .tflite files. Leave out --delegate and PARE_DELEGATE."
+        )
 
 
 def import_onnxruntime() -> Any:
@@ -206,21 +223,38 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def import_litert() -> tuple[Any, str]:
-    """Return the class of LiteRT's interpreter, or of its forerunner, and its version.
+@dataclass(frozen=True)
+class LiteRt:
+    """LiteRT or its forerunner, as it is installed.
+
+    Attributes:
+        interpreter: its class.
+        module: that it is in.
+        name: of the runtime.
+        version: of it, or ``unknown``.
+    """
+
+    interpreter: Any
+    module: str
+    name: str
+    version: str
+
+
+def import_litert() -> LiteRt:
+    """Return LiteRT, or its forerunner where that is what is installed.
 
     Raises:
         EngineError: neither is installed.
     """
-    for module, package in _LITERT:
+    for module, package, name in _LITERT:
         try:
             interpreter = import_module(module).Interpreter
         except ModuleNotFoundError:
             continue
         try:
-            return interpreter, version(package)
+            return LiteRt(interpreter, module, name, version(package))
         except PackageNotFoundError:
-            return interpreter, "unknown"
+            return LiteRt(interpreter, module, name, "unknown")
     raise EngineError(
         "TFLite files need LiteRT, which is not installed. Run: pip install ai-edge-litert"
     )

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 from pipeline.runtime.classifier import LARGEST, Classifier
+from pipeline.runtime.delegates import Delegate
 from pipeline.runtime.predicting import SUFFIXES, classified, tell
 from pipeline.runtime.stopping import asked_to_stop
 from pipeline.runtime.tensors import EngineError
@@ -18,7 +19,14 @@ from pipeline.runtime.tensors import EngineError
 Stamp = tuple[int, int]
 
 
-def run(path: Path, folder: Path, threads: int, poll_s: float, once: bool) -> int:
+def run(
+    path: Path,
+    folder: Path,
+    threads: int,
+    poll_s: float,
+    once: bool,
+    delegate: Delegate | None = None,
+) -> int:
     """Classify images as they appear, until asked to stop; those already there count as new.
 
     Args:
@@ -27,13 +35,14 @@ def run(path: Path, folder: Path, threads: int, poll_s: float, once: bool) -> in
         threads: of the engine.
         poll_s: seconds between two looks at the folder.
         once: stop when all that is there was looked at.
+        delegate: to hand operators to.
 
     Raises:
         EngineError: the file can't be loaded or run, or the folder is not there.
     """
     if poll_s <= 0:
         raise EngineError(f"a pause of {poll_s} s between two looks; give more than 0.")
-    classifier = Classifier(path, threads)
+    classifier = Classifier(path, threads, delegate=delegate)
     with asked_to_stop() as stop:
         for name, content in appearing(folder, poll_s, once, stop):
             found = (

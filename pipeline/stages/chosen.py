@@ -17,12 +17,17 @@ from pipeline.stages import STAGES, named
 _GOLDEN = 4  # images that an image has to classify as here
 
 
-def chosen_file(run: Path, target: Target) -> Path:
-    """Return the file that a finished run chose for a target.
+def chosen_file(run: Path, target: Target, file: str | None = None) -> Path:
+    """Return the file that a finished run chose for a target, or another that fits it.
+
+    Args:
+        run: folder of a finished run.
+        target: the device.
+        file: one of the run, instead of the chosen one.
 
     Raises:
-        PareError: the run is not finished, was not judged for the target, or found no file
-            that fits it.
+        PareError: the run is not finished, was not judged for the target, found no file that
+            fits it, or the named one is none of these.
     """
     number = STAGES.index(named("profile")) + 1
     if not (run / "recipe.toml").is_file() or RunDir(run).finished(number, "profile") is None:
@@ -37,7 +42,13 @@ def chosen_file(run: Path, target: Target) -> Path:
         )
     if not row["chosen"]:
         raise PareError(f"no file of {run} fits {target.id}. {row['why']}")
-    return RunDir(run).folder(number - 1, "export") / str(row["chosen"])
+    fitting = [entry["file"] for entry in row["files"] if entry["fits"]]
+    if file is not None and file not in fitting:
+        raise PareError(
+            f"{file} is no file of {run} that fits {target.id}. Those are: "
+            f"{', '.join(fitting)}."
+        )
+    return RunDir(run).folder(number - 1, "export") / str(file or row["chosen"])
 
 
 def golden_answers(run: Path, model: Path) -> dict[str, Any]:

@@ -16,13 +16,30 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 PORT = 8080
 _RUNTIMES = {"tflite": "litert", "onnx": "onnxruntime"}
 _ARM_32 = "linux/arm/v7"
-#: By the name of an accelerator: what a container needs of its driver. No image ships one.
-_DEVICES = {
-    "VeriSilicon VIPNano-SI+": """\
-    # This image computes on the CPU. One made with NXP's VX delegate reaches the NPU by
-    # devices: [/dev/galcore]
+#: By the name of an accelerator: its delegate's library, which no image ships, and its node.
+_DELEGATES = {"VeriSilicon VIPNano-SI+": ("libvx_delegate.so", "/dev/galcore")}
+#: Of such nodes in Debian and in Yocto; a name would be looked up in the image.
+_VIDEO = 44
+_COMPOSE = """\
+    # The $accelerator, by its delegate: put $library and the libraries that it needs into
+    # /opt/delegate of the device. Without the lines below the model computes on the CPU.
+    devices: [$node]
+    group_add: ["$group"]  # whose device it is; see ls -ln $node
+    environment:
+      PARE_DELEGATE: /opt/delegate/$library
+      LD_LIBRARY_PATH: /opt/delegate
+    volumes:
+      - type: bind
+        source: /opt/delegate
+        target: /opt/delegate
+        read_only: true
+        bind: {create_host_path: false}
 """
-}
+_SYSTEMD = """\
+  --device $node --group-add $group \\
+  --mount type=bind,source=/opt/delegate,target=/opt/delegate,readonly \\
+  --env PARE_DELEGATE=/opt/delegate/$library --env LD_LIBRARY_PATH=/opt/delegate \\
+"""
 
 
 def templates() -> Path:
@@ -98,12 +115,25 @@ def write_context(
         "target": target.id, "tag": tag, "platform": platform, "memory": memory,
         "cpus": cpus, "name": f"pare-{target.id}",
     }  # fmt: skip
-    accelerator = target.accelerator.name if target.accelerator else ""
-    words["devices"] = _DEVICES.get(accelerator, "")
-    for name, to in (("compose", "compose.yaml"), ("systemd", f"pare-{target.id}.service")):
+    for name, to, delegate in (
+        ("compose", "compose.yaml", _COMPOSE),
+        ("systemd", f"pare-{target.id}.service", _SYSTEMD),
+    ):
         text = (source / f"{name}.template").read_text(encoding="utf-8")
+        words["delegate"] = _delegated(delegate, target, runtime)
         write_text(folder / to, Template(text).substitute(words))
     return runtime
+
+
+def _delegated(text: str, target: Target, runtime: str) -> str:
+    """Return what grants a container its device's accelerator, where it can use one."""
+    name = target.accelerator.name if target.accelerator else ""
+    if name not in _DELEGATES or runtime == "onnxruntime":
+        return ""
+    library, node = _DELEGATES[name]
+    return Template(text).substitute(
+        accelerator=name, library=library, node=node, group=_VIDEO
+    )
 
 
 def labels(card: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ builds images. What it leaves lies in ``packages/<target>/`` of the run.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,7 @@ class Order:
     Attributes:
         run: folder of a finished run.
         target: the device.
+        file: a file of the run that fits the device, instead of the one chosen for it.
         engine: docker, podman or buildah; the first that is installed where not given.
         platform: such as ``linux/arm/v7``; the target's own by default.
         push: another name to push the image under.
@@ -46,6 +48,7 @@ class Order:
 
     run: Path
     target: Target
+    file: str | None = None
     engine: str | None = None
     platform: str | None = None
     push: str | None = None
@@ -65,8 +68,8 @@ def package(order: Order, tell: Tell = lambda _text: None) -> dict[str, Any]:
             containers, or the image fails its build or one of its tests.
         NoEngine: the context was written, and nothing is installed that builds it.
     """
-    target, chosen = order.target, chosen_file(order.run, order.target)
-    name = target.id + _suffix(order.platform)
+    target, chosen = order.target, chosen_file(order.run, order.target, order.file)
+    name = _name(order)
     folder = order.run / PACKAGES / name
     (folder / "package.json").unlink(missing_ok=True)  # its presence is completion
     golden, card = golden_answers(order.run, chosen), card_of(order.run, chosen, target)
@@ -121,7 +124,7 @@ def _platform(order: Order) -> str:
     if not runs:
         raise PareError(
             f"{order.target.id} runs no containers. Take the file itself: "
-            f"{chosen_file(order.run, order.target)}"
+            f"{chosen_file(order.run, order.target, order.file)}"
         )
     if order.platform is None:
         return runs[0]
@@ -132,8 +135,19 @@ def _platform(order: Order) -> str:
     return order.platform
 
 
-def _suffix(platform: str | None) -> str:
-    return f"-{platform.removeprefix('linux/').replace('/', '')}" if platform else ""
+def _name(order: Order) -> str:
+    """Return the name of a folder and a tag: what was asked for by name is in it.
+
+    >>> target = Target.load("raspberry-pi-4b")
+    >>> _name(Order(Path("run"), target, file="model.int8.onnx", platform="linux/arm64"))
+    'raspberry-pi-4b-arm64-int8-onnx'
+    """
+    parts = [order.target.id]
+    if order.platform:
+        parts.append(order.platform.removeprefix("linux/").replace("/", ""))
+    if order.file:
+        parts.append(re.sub(r"[^a-z0-9]+", "-", order.file.lower().removeprefix("model.")))
+    return "-".join(parts)
 
 
 def _by_hand(engine: str | None, *how: Any) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from pipeline.core.emulation import emulated, shown_core
 from pipeline.core.errors import PareError
-from pipeline.stages.emulation import emulated, emulator
 from pipeline.stages.image_context import PORT
 from pipeline.stages.image_engine import Engine
 
@@ -51,8 +51,9 @@ def smoke(
         PareError: it fails one of these; nothing of it is left running.
     """
     cpus = min(cpus, float(os.cpu_count() or 1))  # engines refuse more than there are
+    core = [part for setting in shown_core(platform) for part in ("--env", setting)]
     under = [
-        "--rm", "--init", "--platform", platform, *_RIGHTS, *emulator(platform),
+        "--rm", "--init", "--platform", platform, *_RIGHTS, *core,
         "--memory", f"{memory_mb}m", "--cpus", f"{cpus:g}",
     ]  # fmt: skip
     vector = golden["vectors"][0]

@@ -40,7 +40,14 @@ def test_the_bake_file_has_every_device_that_runs_containers():
 def test_the_expected_bake_is_of_the_bake_files_targets():
     """What each attribute means is compared with buildx itself by docker/images.sh."""
     text = (DOCKER / "docker-bake.hcl").read_text()
-    assert set(re.findall(r'^target "([a-z].*)"', text, flags=re.MULTILINE)) == set(BAKED)
+    named = set(re.findall(r'^target "([a-z].*)"', text, flags=re.MULTILINE))
+    for group, devices in re.findall(
+        r'^target "([^"]*)" \{\n  name .*?\[(.*?)\]', text, re.DOTALL | re.MULTILINE
+    ):
+        suffix = "-armv7" if group == "armv7" else ""
+        named -= {group}
+        named |= {f"{device}{suffix}" for device in re.findall(r'"(.*?)"', devices)}
+    assert named == set(BAKED)
     for name, one in BAKED.items():
         assert one["attest"] == ["type=sbom", "type=provenance,mode=max"], name
         assert one["tags"] == [f"pare:{name}"], name
@@ -88,6 +95,28 @@ def test_scripts_are_sh_and_stop_at_an_error(path):
     subprocess.run(["sh", "-n", str(path)], check=True, timeout=20)
 
 
+@pytest.mark.parametrize(
+    ("program", "says", "why"),
+    [
+        ("id", "1000", "an engine needs root"),
+        ("uname", "aarch64", "the recipe is for Debian 12 on x86-64"),
+        ("unshare", "no", "namespaces and mounts are not granted here"),
+    ],
+)
+def test_a_machine_that_can_run_no_engine_is_told_why(tmp_path, program, says, why):
+    able = {"id": "0", "uname": "x86_64", "grep": "", "unshare": ""} | {program: says}
+    for name, told in able.items():
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n[ '{told}' != no ] || exit 1\nprintf '{told}'\n")
+        path.chmod(0o755)
+    done = subprocess.run(
+        [DOCKER / "images.sh", "--check"], capture_output=True, text=True, check=False,
+        timeout=20, env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr == f"images.sh: no image can be built here: {why}\n"
+
+
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
     done = subprocess.run(
@@ -103,10 +132,11 @@ def test_the_table_of_images_tells_no_emulated_time(tmp_path):
         "worst": 0,
         "unit": "steps",
         "tolerance": 3,
+        "runtime": "litert",
         "runtime_version": "2",
     }
     record = {
-        "tag": "pare:a", "platform": "linux/arm64", "runtime": "litert", "file": "a.tflite",
+        "tag": "pare:a", "platform": "linux/arm64", "file": "a.tflite",
         "bytes_on_disk": 126e6, "smoke": {"selftest": tested, "ready_s": None},
     }  # fmt: skip
     (tmp_path / "a.json").write_text(json.dumps(record))

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from pipeline.core.emulation import emulated, shown_core
 from pipeline.core.errors import PareError
 from pipeline.profilers.transports.remote import Remote
 from pipeline.profilers.transports.talk import Said
@@ -14,25 +15,18 @@ from pipeline.profilers.transports.talk import Said
 _FORM = re.compile(r"container:(?P<platform>[a-z0-9]+/[a-z0-9]+(?:/v[0-9])?)")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]*")
 _SCRATCH = "/tmp"  # noqa: S108 - of the container alone
-# QEMU's own default shows every extension there is, with some of which LiteRT's integer
-# kernels give wrong answers under it (SME); a core that exists is computed right.
-_CORE = "cortex-a72"
 _CORES = "/sys/devices/system/cpu"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _ENGINES = ("docker", "podman")
-
-
-def _emulated() -> str:
-    """Return the processor that QEMU shows, where it is needed at all."""
-    return os.environ.get("QEMU_CPU", _CORE)
 
 
 class Container(Remote):
     """Measures inside a container; of another architecture, only answers are compared.
 
     A folder is entered by ``chroot``, in a user namespace of its own where this is not root.
-    Under QEMU the engines would look for this machine's processor in ``/sys`` and crash: a
-    folder must not have it mounted, and in a container that part of it is hidden.
+    Under QEMU older than 10 the engines would look for this machine's processor in ``/sys``
+    and crash: a folder must not have it mounted, and in a container that part is hidden.
+    LiteRT then computes without XNNPACK, whose int8 answers may be a step from the others.
 
     Args:
         address: ``container:PLATFORM``, such as ``container:linux/arm64``.
@@ -63,12 +57,13 @@ class Container(Remote):
         if self._folder:
             own = [] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user"]
             inside = ["chroot", str(self._folder), "/bin/sh", "-c", script]
-            return [*own, "env", f"PATH={_PATH}", f"QEMU_CPU={_emulated()}", *inside]
+            return [*own, "env", f"PATH={_PATH}", *shown_core(self._platform), *inside]
+        shown = [part for setting in shown_core(self._platform) for part in ("--env", setting)]
+        hidden = ["--tmpfs", _CORES] if emulated(self._platform) else []
         return [
             self._engine(), "run", "--rm", "-i", "--network", "none", "--read-only",
-            "--tmpfs", f"{_SCRATCH}:exec", "--tmpfs", _CORES, "--cap-drop", "ALL",
+            "--tmpfs", f"{_SCRATCH}:exec", *hidden, *shown, "--cap-drop", "ALL",
             "--security-opt", "no-new-privileges", "--platform", self._platform,
-            "--env", f"QEMU_CPU={_emulated()}",
             "--entrypoint", "/bin/sh", self._image, "-c", script,
         ]  # fmt: skip
 

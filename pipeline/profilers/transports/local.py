@@ -29,10 +29,12 @@ class Local(Transport):
         Raises:
             PareError: the file can't be run, or the child died.
         """
-        # -P: what lies in the current folder must not stand in for numpy.
+        # -P: what lies in the current folder must not stand in for numpy. An empty delegate:
+        # figures are the CPU's, whatever PARE_DELEGATE says.
         argv = [
             sys.executable, "-P", "-m", str(program.__package__), "bench", "--lifeline",
-            "--settings", json.dumps(asdict(settings)), "--", str(path.resolve()),
+            "--delegate=", "--settings", json.dumps(asdict(settings)), "--",
+            str(path.resolve()),
         ]  # fmt: skip
         said = talk(argv, tell=tell, timeout_s=time_allowed_s(settings), env=_environment())
         if said.error:

@@ -48,7 +48,7 @@ rm -f payload.tar
 _PYTHON = """\
 command -v {python} >/dev/null || fail "no Python" {no_python}
 {python} -c 'import sys; sys.exit(sys.version_info < (3, 9))' || fail "old Python" {old_python}
-{python} {program} bench --lifeline --settings {settings} {file}
+{python} {program} bench --lifeline --delegate= --settings {settings} {file}
 """
 
 

@@ -1,6 +1,7 @@
 """Ways to a machine: what is started, and what is said when it fails."""
 
 import os
+import platform
 import stat
 import subprocess
 import sys
@@ -291,7 +292,14 @@ def test_what_adb_complains_of_is_said(stderr, told):
 # --- containers ---------------------------------------------------------------------------
 
 
-def test_a_container_gets_no_network_and_no_rights(tmp_path, monkeypatch):
+@pytest.fixture
+def on_x86(monkeypatch):
+    """A machine that has to emulate Arm, and shows no core of its own choice."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.delenv("QEMU_CPU", raising=False)
+
+
+def test_a_container_gets_no_network_and_no_rights(tmp_path, monkeypatch, on_x86):
     program(tmp_path, "podman", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     line = Container("container:linux/arm64", image="edge:1").command("true")
@@ -301,6 +309,32 @@ def test_a_container_gets_no_network_and_no_rights(tmp_path, monkeypatch):
     assert "/sys/devices/system/cpu" in line
     assert "QEMU_CPU=cortex-a72" in line
     assert line[-3:] == ["edge:1", "-c", "true"]
+
+
+def test_each_architecture_is_shown_a_core_of_its_own(tmp_path, monkeypatch, on_x86):
+    program(tmp_path, "podman", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def shown(address, image):
+        line = Container(address, image=image).command("true")
+        return [part for part in line if part.startswith("QEMU_CPU=")]
+
+    for image in ("edge:1", str(tmp_path)):
+        assert shown("container:linux/arm64", image) == ["QEMU_CPU=cortex-a72"]
+        assert shown("container:linux/arm/v7", image) == ["QEMU_CPU=cortex-a15"]
+        assert shown("container:linux/arm", image) == ["QEMU_CPU=cortex-a15"]
+        assert shown("container:linux/amd64", image) == []
+    monkeypatch.setenv("QEMU_CPU", "cortex-a53")
+    assert shown("container:linux/arm64", "edge:1") == ["QEMU_CPU=cortex-a53"]
+
+
+def test_the_processor_of_a_container_that_is_not_emulated_is_seen(
+    tmp_path, monkeypatch, on_x86
+):
+    program(tmp_path, "podman", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = Container("container:linux/amd64", image="edge:1").command("true")
+    assert "/sys/devices/system/cpu" not in line
 
 
 @pytest.mark.parametrize(
@@ -321,7 +355,7 @@ def test_a_container_needs_an_image_and_an_engine(tmp_path, monkeypatch):
         Container("container:linux/arm64", image="edge:1").command("true")
 
 
-def test_a_folder_is_entered_with_a_core_that_exists(tmp_path, monkeypatch):
+def test_a_folder_is_entered_with_a_core_that_exists(tmp_path, monkeypatch, on_x86):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     line = Container("container:linux/arm64", image=str(tmp_path)).command("true")
     assert line[:3] == ["unshare", "--user", "--map-root-user"]

@@ -176,6 +176,6 @@ def test_the_room_loads_no_engine_and_nothing_else_of_ours() -> None:
     )
     room = [
         "pipeline.runtime",
-        *(f"pipeline.runtime.{n}" for n in ("engines", "sessions", "tensors")),
+        *(f"pipeline.runtime.{n}" for n in ("delegates", "engines", "sessions", "tensors")),
     ]
     assert done.stdout.strip() == f"{room} False False"

@@ -75,14 +75,36 @@ def test_compose_and_the_unit_grant_nothing(context):
         assert words in unit.read_text()
 
 
-def test_a_camera_with_an_npu_is_told_that_its_image_uses_the_cpu(context, tmp_path):
-    assert "devices" not in (context / "compose.yaml").read_text()
+GRANTED = ("/dev/galcore", "libvx_delegate.so", "/opt/delegate", "PARE_DELEGATE", "44")
+
+
+def test_a_camera_with_an_npu_is_granted_its_device_and_delegate(context, tmp_path):
     camera = "smart-camera-imx8mp"
     run = finished_run(tmp_path / "other", {camera: FILES[0]})
     package(Order(run=run, target=Target.load(camera), context_only=True))
-    text = (run / "packages" / camera / "context" / "compose.yaml").read_text()
-    assert "computes on the CPU" in text
-    assert text.endswith("# devices: [/dev/galcore]\n")
+    own = run / "packages" / camera / "context"
+    unit = f"pare-{camera}.service"
+    for name, of_another in (("compose.yaml", "compose.yaml"), (unit, f"pare-{PI}.service")):
+        text, other = (own / name).read_text(), (context / of_another).read_text()
+        for word in GRANTED:
+            assert word in text, name
+            assert word not in other, name
+    assert "    devices: [/dev/galcore]\n" in (own / "compose.yaml").read_text()
+    assert "computes on the CPU" in (own / "compose.yaml").read_text()
+    # A line that ends without its backslash would cut the command in two.
+    start = (own / unit).read_text().partition("ExecStart=")[2].partition("ExecStop")[0]
+    lines = start.splitlines()
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert lines[-1] == f"  pare:{camera}"
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_a_file_that_no_delegate_takes_is_granted_none(tmp_path):
+    camera = "smart-camera-imx8mp"
+    run = finished_run(tmp_path / "other", {camera: FILES[1]})
+    package(Order(run=run, target=Target.load(camera), context_only=True))
+    compose = run / "packages" / camera / "context" / "compose.yaml"
+    assert "galcore" not in compose.read_text()
 
 
 def test_compose_is_yaml(context):
@@ -91,6 +113,18 @@ def test_compose_is_yaml(context):
     assert model["read_only"] is True
     assert model["cap_drop"] == ["ALL"]
     assert model["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_a_delegate_in_compose_is_yaml(tmp_path):
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads compose.yaml")
+    camera = "smart-camera-imx8mp"
+    run = finished_run(tmp_path, {camera: FILES[0]})
+    package(Order(run=run, target=Target.load(camera), context_only=True))
+    text = (run / "packages" / camera / "context" / "compose.yaml").read_text()
+    model = yaml.safe_load(text)["services"]["model"]
+    assert model["devices"] == ["/dev/galcore"]
+    assert model["environment"]["PARE_DELEGATE"] == "/opt/delegate/libvx_delegate.so"
+    assert model["volumes"][0]["bind"] == {"create_host_path": False}
 
 
 def test_the_card_says_what_the_file_is(context):

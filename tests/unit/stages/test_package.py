@@ -68,6 +68,11 @@ def colour_of(run):
         ("stm32h7", {}, "stm32h7 runs no containers. Take the file itself: .*tflite"),
         (PI, {"platform": "linux/s390x"}, "does not run linux/s390x, only linux/arm64"),
         (ZERO, {"platform": "linux/arm/v7"}, "onnxruntime has no wheel for linux/arm/v7"),
+        (
+            PI,
+            {"file": "model.huge.onnx"},
+            f"huge.onnx is no file of .* that fits {PI}. Those are: {TFLITE}, {ONNX}.",
+        ),
         (PI, {"engine": "kaniko"}, "no engine 'kaniko'. Known: docker, podman, buildah"),
     ],
 )
@@ -206,6 +211,16 @@ def test_a_platform_of_its_own_has_a_folder_and_a_name_of_its_own(tmp_path):
     assert "LARGEST_MB=140" in other["command"]
     assert (run / "packages" / ZERO / "package.json").is_file()
     assert (run / "packages" / f"{ZERO}-armv7" / "package.json").is_file()
+
+
+def test_another_file_that_fits_has_a_folder_and_a_name_of_its_own(run, engine):
+    found = package(order(run, file=ONNX, context_only=True))
+    assert (found["file"], found["runtime"]) == (ONNX, "onnxruntime")
+    assert found["tag"] == f"pare:{PI}-float32-onnx"
+    assert (run / "packages" / f"{PI}-float32-onnx" / "context/model/model.onnx").is_file()
+    done = pare("package", str(run), "--target", PI, "--file", ONNX, "--context-only")
+    assert done.exit_code == 0
+    assert f"pare:{PI}-float32-onnx" in done.output
 
 
 # --- the command line ---------------------------------------------------------------------

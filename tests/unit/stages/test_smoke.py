@@ -8,8 +8,8 @@ import platform as host
 import pytest
 from packaged_run import FakeEngine, only, server
 
+from pipeline.core import emulation
 from pipeline.core.errors import PareError
-from pipeline.stages import emulation
 from pipeline.stages import smoke as module
 from pipeline.stages.image_engine import Engine
 from pipeline.stages.smoke import smoke
@@ -22,6 +22,7 @@ GOOD = {"readyz": (200, {}), "healthz": (200, {}), "predict": (200, {"class": "r
 def programs(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_READY_S", 0.5)
     monkeypatch.setattr(host, "machine", lambda: "x86_64")
+    monkeypatch.delenv("QEMU_CPU", raising=False)
     return only(FakeEngine(tmp_path / "bin", "docker"), monkeypatch)
 
 
@@ -72,13 +73,17 @@ def test_emulated_time_is_not_told(programs, image, core):
         found = result_of(image)
     assert found["emulated"] is True
     assert found["ready_s"] is None
-    assert all(f"QEMU_CPU={core}" in call for call in programs.calls if call[1] == "run")
+    runs = [call for call in programs.calls if call[1] == "run"]
+    assert all(f"QEMU_CPU={core}" in call for call in runs)
+    # Without its processors LiteRT would compute with other kernels than on the device.
+    assert not any("/sys/devices/system/cpu" in call for call in runs)
 
 
 def test_a_board_emulates_nothing_of_its_own(monkeypatch):
     monkeypatch.setattr(host, "machine", lambda: "aarch64")
-    assert emulation.emulator("linux/arm64") == []
-    assert emulation.emulator("linux/arm/v7") == []
+    monkeypatch.setenv("QEMU_CPU", "cortex-a53")
+    assert emulation.shown_core("linux/arm64") == []
+    assert emulation.shown_core("linux/arm/v7") == []
     assert emulation.emulated("linux/amd64")
 
 
