@@ -63,6 +63,8 @@ class Method:
     chooses_rate: ClassVar[bool] = False
     #: What its budget may be counted in; without a shape, weights only.
     units: ClassVar[frozenset[Unit]] = frozenset({"weights"})
+    #: Whether its first phase trains every weight, prunes none and adds nothing to the loss.
+    starts_dense: ClassVar[bool] = False
     #: Whether it removes whole channels, so that a budget's multiple can be obeyed.
     whole_channels: ClassVar[bool] = False
 

@@ -83,6 +83,7 @@ class FilterNorm(Method):
             return self
 
     params: Params
+    starts_dense: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
     chooses_rate: ClassVar[bool] = True
     whole_channels: ClassVar[bool] = True

@@ -66,6 +66,7 @@ class Lottery(Method):
         conv_rate_factor: float = Field(default=1.0, ge=0, le=1)
 
     params: Params
+    starts_dense: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
 
     def __init__(

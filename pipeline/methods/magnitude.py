@@ -49,6 +49,7 @@ class Magnitude(Method):
             return self
 
     params: Params
+    starts_dense: ClassVar[bool] = True
     prunes: ClassVar[bool] = True
     units: ClassVar[frozenset[Unit]] = UNITS
 

@@ -98,8 +98,7 @@ class Board:
     def epoch(self, trial: Trial, epoch: Epoch, total: int) -> None:
         """Show how far a training is."""
         self._running[trial.name] = (
-            f"epoch {epoch.epoch}/{total}  validation {epoch.accuracy:.1%}  "
-            f"pruned {epoch.pruned_accuracy:.1%}"
+            f"epoch {epoch.epoch}/{total}  validation {epoch.accuracy:.1%}"
         )
         self._show(None)
 

@@ -30,6 +30,11 @@ class SearchDir:
         """Return the folder of a trial's run."""
         return self.path / "trials" / trial
 
+    @property
+    def shelf(self) -> Path:
+        """The folder of what the runs have in common beside whole stages."""
+        return self.path / "shelf"
+
     def runs(self) -> list[Path]:
         """Return the folders of all runs that were begun."""
         return sorted(path for path in (self.path / "trials").glob("*") if path.is_dir())
@@ -74,7 +79,7 @@ class SearchDir:
             PareError: another process searches in it, or it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.shelf.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w")
         except OSError as error:
             raise PareError(f"cannot write to {self.path}: {error.strerror}.") from error

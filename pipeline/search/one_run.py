@@ -14,7 +14,7 @@ from pipeline.search.figures import figures
 from pipeline.search.folder import SearchDir
 from pipeline.search.sharing import take_over
 from pipeline.search.trial import Outcome, State, Trial
-from pipeline.stages import STAGES, named
+from pipeline.stages import STAGES, dense_start, named
 from pipeline.stages.runner import Runner
 
 Told = Callable[[Epoch, int], bool]
@@ -58,8 +58,8 @@ def key_of(trial: Trial, folder: SearchDir) -> str:
 
 
 def first_key(trial: Trial, folder: SearchDir) -> str:
-    """Return the key of a trial's first stage, which trials may have in common."""
-    return _runner(trial, folder, lambda *_: True).key(1)
+    """Return the key of what a trial computes first, which trials may have in common."""
+    return dense_start.key_of(trial.recipe) or _runner(trial, folder, lambda *_: True).key(1)
 
 
 def run_trial(trial: Trial, folder: SearchDir, told: Told = lambda *_: True) -> Outcome:
@@ -104,7 +104,7 @@ def run_trial(trial: Trial, folder: SearchDir, told: Told = lambda *_: True) -> 
 
 
 def _runner(trial: Trial, folder: SearchDir, told: Told) -> Runner:
-    return Runner(trial.recipe, folder.run(trial.name), _Reporter(told))
+    return Runner(trial.recipe, folder.run(trial.name), _Reporter(told), shelf=folder.shelf)
 
 
 def _last(trial: Trial) -> int:

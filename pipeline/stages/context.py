@@ -30,6 +30,7 @@ class Context:
     Attributes:
         inputs: folders of the finished stages, by name.
         out: folder that the stage fills; it is renamed when the stage returns.
+        shelf: folder that runs of a search have in common.
     """
 
     recipe: Recipe
@@ -38,6 +39,7 @@ class Context:
     shared: Shared
     inputs: dict[str, Path] = field(default_factory=dict)
     out: Path = Path()
+    shelf: Path | None = None
 
     def at(self, inputs: dict[str, Path], out: Path) -> Context:
         """Return the same run for one stage, with its inputs and its folder."""

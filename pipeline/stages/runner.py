@@ -74,7 +74,22 @@ class Run:
 class Runner:
     """One recipe in one folder."""
 
-    def __init__(self, recipe: Recipe, out: Path | str | None, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path | str | None,
+        reporter: Reporter,
+        *,
+        shelf: Path | None = None,
+    ) -> None:
+        """Take a recipe.
+
+        Args:
+            recipe: what is done.
+            out: folder of the run; ``runs/<recipe name>`` by default.
+            reporter: who is told.
+            shelf: folder of what runs of one search have in common.
+        """
         check_order()
         # Here and not in the recipe, which every stage reads: what it names by room is taken
         # for the code of each.
@@ -87,6 +102,7 @@ class Runner:
         self.recipe = recipe
         self.targets = [Target.load(name) for name in recipe.targets]
         self.dir = RunDir(Path(out) if out else Path("runs") / recipe.name)
+        self._shelf = shelf
         self.reporter = Tracking(recipe, self.dir.path, reporter)
         self._sources = fingerprint(recipe)
         self._keys: dict[str, str] = {}
@@ -122,7 +138,9 @@ class Runner:
         artifacts: dict[str, Artifact] = {}
         executed = []
         parent: Artifact | None = None
-        context = Context(self.recipe, self.targets, self.reporter, Shared(self.recipe))
+        context = Context(
+            self.recipe, self.targets, self.reporter, Shared(self.recipe), shelf=self._shelf
+        )
         if not self._recipe_file.is_file():
             self._save_recipe()
         for number, stage in enumerate(STAGES, 1):

@@ -33,9 +33,9 @@ class Terminal:
 
     def progress(self, done: int, total: int, epoch: Epoch) -> None:
         """Move the training's bar."""
-        text = (
-            f"loss {epoch.task_loss:.3f}  validation {epoch.accuracy:.1%}  "
-            f"pruned {epoch.pruned_accuracy:.1%}"
+        pruned = epoch.pruned_accuracy
+        text = f"loss {epoch.task_loss:.3f}  validation {epoch.accuracy:.1%}" + (
+            "" if pruned is None else f"  pruned {pruned:.1%}"
         )
         if self._bar is None:
             self._bar = Progress(

@@ -10,6 +10,7 @@ from pipeline.core.rundir import CHECKPOINT, write_json
 from pipeline.graph.counting import count, prunable_count
 from pipeline.graph.trace import trace
 from pipeline.methods import Method, create
+from pipeline.stages import dense_start
 from pipeline.stages.context import Context
 from pipeline.stages.train_process import train_in_processes
 from pipeline.training.evaluation import accuracy
@@ -86,6 +87,8 @@ def _trained(context: Context, model: nn.Module, method: Method) -> Trained:
         train_in_processes(recipe, checkpoint, context.reporter.progress)
         # Their checkpoint is of a finished training: continued, nothing is left to train.
         progress = None
+    shared = dense_start.place(context.shelf, recipe, method)
+    dense_start.take_over(shared, checkpoint)
     return train(
         model,
         method,
@@ -95,6 +98,7 @@ def _trained(context: Context, model: nn.Module, method: Method) -> Trained:
         checkpoint=checkpoint,
         progress=progress,
         teacher=context.teacher(),
+        dense_end=shared,
     )
 
 

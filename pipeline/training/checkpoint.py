@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ class Checkpoint:
         torch.save(content, buffer)
         scratch.write_bytes(buffer.getbuffer())
         scratch.replace(path)
+
+    def of_no_budget(self) -> Checkpoint:
+        """Return the same for a training with another budget, which knows other accuracies."""
+        bare = [epoch.model_copy(update={"pruned_accuracy": None}) for epoch in self.history]
+        return replace(self, history=bare)
 
     @classmethod
     def load(cls, path: Path | None) -> Checkpoint | None:

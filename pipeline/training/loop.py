@@ -72,6 +72,7 @@ def train(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     teacher: nn.Module | None = None,
+    dense_end: Path | None = None,
 ) -> Trained:
     """Train ``model`` with ``method`` and keep the epoch that is best once pruned.
 
@@ -95,6 +96,8 @@ def train(
             what it raises stops the training, which can be continued. Of several processes
             the first one's is called.
         teacher: trained network to learn from beside the labels, as the options weigh it.
+        dense_end: where the end of the first phase is left, as a checkpoint that a training
+            with another budget can go on from; for methods that start densely.
 
     Raises:
         PareError: this machine has not what the options ask for, or the checkpoint is
@@ -102,7 +105,7 @@ def train(
     """
     fabric = fabric_for(options)
     fabric.launch()
-    loop = _Loop(fabric, method, data, options, seed, checkpoint, progress, teacher)
+    loop = _Loop(fabric, method, data, options, seed, checkpoint, progress, teacher, dense_end)
     with _reproducible(seed, deterministic=options.deterministic):
         return loop.run(model)
 
@@ -120,9 +123,11 @@ class _Loop:
         checkpoint: Path | None,
         progress: Progress | None,
         teacher: nn.Module | None,
+        dense_end: Path | None,
     ) -> None:
         self.fabric, self.method, self.data, self.options = fabric, method, data, options
         self.seed, self.path, self.progress = seed, checkpoint, progress
+        self.dense_end = dense_end
         self.teacher = teacher and Teacher(
             teacher, options.teacher_weight, options.teacher_temperature, fabric.device
         )
@@ -198,8 +203,12 @@ class _Loop:
             lr, lost = float(optimizer.param_groups[0]["lr"]), None
             seconds = time.monotonic() - began
             self._assess(model, phase, losses, lr, seconds, max(events, default=None))
-            if self.path and self.fabric.is_global_zero:
-                self._checkpoint(number, epoch + 1, model, optimizer, scheduler)
+            if self.fabric.is_global_zero:
+                at = (number, epoch + 1, model, optimizer, scheduler)
+                if self.path:
+                    self._checkpoint(*at).save(self.path)
+                if self.dense_end and (number, epoch + 1) == (0, phase.epochs):
+                    self._checkpoint(*at).of_no_budget().save(self.dense_end)
             self._report(len(self.history))
 
     def _measured(
@@ -312,13 +321,14 @@ class _Loop:
         trained = recalibrated(plain(model), *of_run)
         bare = pruned_network(trained, masks, *of_run)
         trained_accuracy = self._accuracy(trained)
+        pruned_accuracy = trained_accuracy if bare is trained else self._accuracy(bare)
         entry = Epoch(
             phase=phase.name,
             epoch=len(self.history) + 1,
             task_loss=losses[0],
             budget_loss=losses[1],
             accuracy=trained_accuracy,
-            pruned_accuracy=trained_accuracy if bare is trained else self._accuracy(bare),
+            pruned_accuracy=pruned_accuracy,
             cost=self.method.cost(model),
             lr=lr,
             seconds=seconds,
@@ -326,19 +336,18 @@ class _Loop:
         )
         self.history.append(entry)
         state = snapshot(trained)
-        if self.best is None or entry.pruned_accuracy >= self.best.score:
+        if self.best is None or pruned_accuracy >= self.best.score:
             kept = {name: mask.cpu() for name, mask in masks.items()}
-            self.best = Best(entry.pruned_accuracy, entry.epoch, state, kept)
+            self.best = Best(pruned_accuracy, entry.epoch, state, kept)
         if self.reference is None or entry.accuracy >= self.reference.score:
             self.reference = Best(entry.accuracy, entry.epoch, state, {})
 
     def _checkpoint(
         self, number: int, epoch: int, model: nn.Module, optimizer: Any, scheduler: Any
-    ) -> None:
-        assert self.path is not None
+    ) -> Checkpoint:
         assert self.best is not None
         assert self.reference is not None
-        Checkpoint(
+        return Checkpoint(
             phase=number,
             epoch=epoch,
             model=model.state_dict(),
@@ -348,7 +357,7 @@ class _Loop:
             history=self.history,
             best=self.best,
             reference=self.reference,
-        ).save(self.path)
+        )
 
     def _report(self, done: int) -> None:
         """Tell of an epoch, which may be one of a training that is continued."""
