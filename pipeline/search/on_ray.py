@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.search.one_run import key_of, run_trial
 from pipeline.search.trial import Outcome, Trial
 
 _RETRIES = 3  # of a trial whose worker was lost
+_CONNECT_S = 5
 _STATE = ".ray"  # Tune's own files, of no use once the search has ended
 
 #: Ray tells its makers nothing and leaves the terminal to us.
@@ -85,6 +87,7 @@ class OnRay:
         """Start a cluster on this machine, or join the one at the address."""
         import ray
 
+        _demand_listening(self._address)
         own = {} if self._address else {"num_cpus": self.workers * self._cpus}
         try:
             ray.init(
@@ -111,6 +114,24 @@ class OnRay:
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         found = dict.fromkeys(threads, str(self._cpus))
         return found if self._address else found | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _demand_listening(address: str | None) -> None:
+    """Refuse an address that nobody listens at; Ray itself would try for minutes.
+
+    Raises:
+        PareError: names the address.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # none, or a word of Ray's such as "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise PareError(
+            f"the Ray cluster at {address} can't be reached: {error}. Start it (`ray start "
+            "--head`) or check the address."
+        ) from error
 
 
 def _work(config: dict[str, Any]) -> None:

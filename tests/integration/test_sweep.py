@@ -63,7 +63,7 @@ def test_the_report_holds_every_trial_and_needs_nothing_else(tmp_path):
     assert "<script" not in page
     assert "://" not in page.replace("http://www.w3.org", "")
     assert page.count("<title>budget.weights") == 4  # a point says what it is
-    rows = list(csv.DictReader((out / "search.csv").open()))
+    rows = list(csv.DictReader((out / "search.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == [
         f"weights={weights},seed={seed}" for weights in (0.5, 0.3) for seed in (0, 1)
     ]
