@@ -37,6 +37,8 @@ def main() -> None:
     text = replaced(text, "comparison", comparison())
     text = replaced(text, "compaction", compaction())
     text = replaced(text, "export", export())
+    text = replaced(text, "fit", paragraphs("fit"))
+    text = replaced(text, "sweep", paragraphs("sweep"))
     write_text(ROOT / "README.md", text)
     print("README.md is up to date with benchmarks/results.")
 
@@ -132,6 +134,13 @@ def compaction() -> str:
     plot = "![Parameters left by each tool](benchmarks/results/compaction.png)"
     more = "Every row is in [compaction.md](benchmarks/results/compaction.md)."
     return f"{table.strip()}\n\n{how.strip()} {more}\n\n{plot}"
+
+
+def paragraphs(name: str) -> str:
+    """Return a result as it stands, its table before what it was measured on."""
+    text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+    how, table = text.split("\n\n")[1:3]
+    return f"{table.strip()}\n\n{how.strip()}"
 
 
 def export() -> str:

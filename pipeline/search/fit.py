@@ -24,7 +24,6 @@ from pipeline.search.folder import SearchDir
 from pipeline.search.halving import Halving
 from pipeline.search.proposing import Proposer
 from pipeline.search.sweep import finished
-from pipeline.search.trial import Outcome
 from pipeline.search.verdicts import Lost, Verdict
 
 _FINALISTS = 4
@@ -166,13 +165,9 @@ def _excess(one: Hope) -> float:
 
 def _take_in(feed: FitFeed, folder: SearchDir, watcher: Watcher) -> None:
     """Tell the feed what is known from an earlier search in the folder."""
-    for outcome in _known(feed, folder).values():
+    for outcome in finished(feed.possible, folder, also=("stopped",)).values():
         feed.told(outcome)
         watcher.ended(outcome)
-
-
-def _known(feed: FitFeed, folder: SearchDir) -> dict[str, Outcome]:
-    return finished(feed.trials, folder, also=("stopped",))
 
 
 def _deliver(

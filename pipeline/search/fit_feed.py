@@ -81,9 +81,17 @@ class FitFeed:
     @property
     def trials(self) -> list[Trial]:
         """Every trial there was so far, those with files included."""
-        made = [name for name in self._outcomes if name.endswith(_FILES)]
+        known = [trial for trial in self.possible if trial.name in self._outcomes]
+        return [
+            *(member.trial for member in self._members.values()),
+            *(t for t in known if t.goes_on),
+        ]
+
+    @property
+    def possible(self) -> list[Trial]:
+        """Every trial there may be: each candidate, and then each with files."""
         own = [member.trial for member in self._members.values()]
-        return [*own, *(self._with_files(name.removesuffix(_FILES)) for name in made)]
+        return [*own, *(self._with_files(trial.name) for trial in own)]
 
     @property
     def members(self) -> list[Member]:

@@ -88,7 +88,10 @@ class OnRay:
         import ray
 
         _demand_listening(self._address)
-        own = {} if self._address else {"num_cpus": self.workers * self._cpus}
+        own: dict[str, Any] = {}
+        if not self._address:  # nobody else is to reach what runs on this machine alone
+            cores = self.workers * self._cpus
+            own = {"num_cpus": cores, "_node_ip_address": "127.0.0.1"}
         try:
             ray.init(
                 address=self._address or "local",

@@ -163,7 +163,7 @@ def test_what_was_counted_is_below_what_was_made(fitted):
         for file in read_json(run / "5-export" / "files.json"):
             if file["state"] == "made":
                 least = counted.least_bytes(file["format"], file["dtype"])
-                assert 0.3 * file["bytes"] < least <= file["bytes"], file["file"]
+                assert 0.15 * file["bytes"] < least <= file["bytes"], file["file"]
                 seen += 1
     assert seen >= 4
 

@@ -111,7 +111,7 @@ def test_both_engines_leave_the_same_results(tmp_path):
 
 def killed(process):
     process.kill()
-    process.wait()
+    process.communicate()
 
 
 def begun(out, process, count):

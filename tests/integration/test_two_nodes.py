@@ -45,14 +45,19 @@ def cluster(monkeypatch):
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     made = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "node_ip_address": "127.0.0.1",
+        },
     )
     yield made
     made.shutdown()
 
 
 def test_a_lost_node_loses_nothing_and_nothing_counts_twice(tmp_path, cluster):
-    second = cluster.add_node(num_cpus=1)
+    second = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
     cluster.wait_for_nodes()
     changes = [*FAST, f"train.epochs={EPOCHS}"]
     wanted = trials("quickstart", axes(["budget.weights=0.5,0.4,0.3"]), 1, overrides=changes)
