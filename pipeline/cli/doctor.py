@@ -23,7 +23,13 @@ _NEEDS = {
         ],
     ),
     "report": ("", ["matplotlib", "jinja2", "rich"]),
+    "tracking": ("", ["tensorboardX"]),
 }  # fmt: skip
+# What the way does without: trials run one after another, and nobody proposes or tracks more.
+_OPTIONAL = {
+    "sweep and fit on several cores": ("sweep", ["ray", "optuna"]),
+    "MLflow": ("track", ["mlflow-skinny", "alembic", "sqlalchemy"]),
+}
 
 
 def examine() -> tuple[list[str], bool]:
@@ -32,15 +38,16 @@ def examine() -> tuple[list[str], bool]:
         f"pare {_version('pare')}, Python {platform.python_version()}, {platform.platform()}"
     ]
     whole = True
-    for part, (extra, names) in _NEEDS.items():
+    for part, (extra, names) in {**_NEEDS, **_OPTIONAL}.items():
         found = {name: _version(name) for name in names}
         missing = [name for name, installed in found.items() if installed is None]
         shown = ", ".join(
             f"{name} {installed}" for name, installed in found.items() if installed
         )
-        lines.append(f"{'ok     ' if not missing else 'MISSING'}  {part}: {shown}")
+        absent = "without" if part in _OPTIONAL else "MISSING"
+        lines.append(f"{absent if missing else 'ok     '}  {part}: {shown}")
         if missing:
-            whole = False
+            whole = whole and part in _OPTIONAL
             package = f"pare[{extra}]" if extra else "pare"
             lines.append(f"         missing: {', '.join(missing)}")
             lines.append(f'         install: {sys.executable} -m pip install "{package}"')

@@ -51,7 +51,7 @@ def execute(
     names = [*targets] or loaded.targets
     if not names:
         raise PareError("no target. Name a device: --target raspberry-pi-4b.")
-    devices = [Target.load(name) for name in names]
+    sources = _sources(names)
     given = {name: tuple(values) for name, values in space.items() if values}
     wanted = parse(Space, given, "the family")
     folder = out or Path("runs") / f"{loaded.name}-fit"
@@ -61,7 +61,7 @@ def execute(
 
     def run(watcher: Watcher) -> list[Verdict]:
         return fit(
-            loaded, devices, wanted, folder, engine, watcher, seconds=seconds, more=more
+            loaded, sources, wanted, folder, engine, watcher, seconds=seconds, more=more
         )
 
     if as_json:
@@ -79,6 +79,21 @@ def execute(
         _print(terminal, verdicts, folder)
     if misfits := [verdict for verdict in verdicts if not verdict.fits]:
         raise OverBudget("\n".join(f"{one.target}: {one.why}" for one in misfits))
+
+
+def _sources(names: Sequence[str]) -> list[str]:
+    """Return each device once, by its name or the whole path of its file.
+
+    Raises:
+        PareError: there is no such device, or two files describe one of the same name.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        source = str(Path(name).resolve()) if name.endswith(".toml") else name
+        known = found.setdefault(Target.load(source).id, source)
+        if known != source:
+            raise PareError(f"{known} and {source} have the same id. Name one of them.")
+    return list(found.values())
 
 
 def _print(terminal: Console, verdicts: Sequence[Verdict], folder: Path) -> None:

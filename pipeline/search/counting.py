@@ -6,13 +6,15 @@ below. A network whose least breaks a limit in every number format is not worth 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
+from pipeline.core.plugins import METHODS
 from pipeline.core.record import Record
 from pipeline.core.target import Dtype, Format, Target
+from pipeline.data import load
 from pipeline.graph.surgery import compact
 from pipeline.methods import create, masked
 from pipeline.models import build
@@ -54,6 +56,13 @@ class Least(Record):
     weights: float
     macs: float
     activations: float
+
+    @classmethod
+    def of_member(cls, member: Member) -> Least:
+        """Return it for a candidate; a method that finds its own rate may keep any less."""
+        method, _ = METHODS.load(member.trial.recipe.method.name)
+        free = method.chooses_rate and member.kind != "channels"
+        return cls.of(member.kind, 0.0 if free else member.part)
 
     @classmethod
     def of(cls, kind: Kind, part: float) -> Least:
@@ -101,6 +110,47 @@ def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Mod
     return compact(masked(model, method.masks(attached)), shape)[0]
 
 
+class Counting:
+    """Counts candidates for targets; the images' shape is looked up once for each data set."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = targets
+        self._shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
+
+    def before(self, member: Member) -> dict[str, Hope]:
+        """Return for each target whether a candidate may fit, without any training.
+
+        Raises:
+            PareError: the data can't be read, or the network not traced.
+        """
+        model, shape = self._network(member)
+        own = Counted(model, shape, Least.of_member(member))
+        return {target.id: own.hope(target) for target in self._targets}
+
+    def after(self, member: Member, parameters: int, macs: int) -> dict[str, Hope]:
+        """Return the same of a candidate that was trained and compacted.
+
+        Args:
+            member: the candidate.
+            parameters: that are left.
+            macs: that are left.
+        """
+        model, shape = self._network(member)
+        own = Counted(model, shape, Least.of_member(member))
+        left = own.least.model_copy(update=own.parts(parameters, macs))
+        exact = Counted(model, shape, left)
+        return {target.id: exact.hope(target) for target in self._targets}
+
+    def _network(self, member: Member) -> tuple[nn.Module, tuple[int, int, int]]:
+        choice = member.trial.recipe.data
+        key = choice.model_dump_json()
+        if key not in self._shapes:
+            data = load(choice)
+            self._shapes[key] = (data.shape, len(data.classes))
+        shape, classes = self._shapes[key]
+        return network(member, shape, classes), shape
+
+
 class Counted:
     """A network that is not trained yet, counted once for each width of its activations."""
 
@@ -112,7 +162,7 @@ class Counted:
             shape: of one image, ``(c, h, w)``.
             least: what is left of it at least.
         """
-        self._model, self._shape, self._least = model, shape, least
+        self._model, self._shape, self.least = model, shape, least
         self._parameters = sum(p.numel() for p in model.parameters())
         self._read: dict[int, tuple[FileGraph, GraphFigures]] = {}
 
@@ -131,13 +181,18 @@ class Counted:
             forms.append(Hope(possible=False, broken=broken, form=candidate.file))
         return min(forms, key=lambda one: (len(one.broken), one.form))
 
+    def parts(self, parameters: int, macs: int) -> dict[str, float]:
+        """Return what parts of the network so many parameters and MACs are."""
+        graph, _ = self._counted(1)
+        return {"weights": parameters / self._parameters, "macs": macs / graph.macs}
+
     def least_bytes(self, format: Format, dtype: Dtype) -> int:  # noqa: A002
         """Return what a file of this form weighs at least."""
         graph, _ = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
         return self._weight_bytes(dtype) + _beside(graph, format, dtype)
 
     def _weight_bytes(self, dtype: Dtype) -> int:
-        return int(self._parameters * self._least.weights) * _BITS[dtype] // 8
+        return int(self._parameters * self.least.weights) * _BITS[dtype] // 8
 
     def _candidates(self, target: Target) -> Iterator[Candidate]:
         """Yield the smallest file of each form that the target takes."""
@@ -148,9 +203,9 @@ class Counted:
     def _candidate(self, target: Target, format_: Format, dtype: Dtype) -> Candidate:
         dense, known = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
         weights = self._weight_bytes(dtype)
-        memory = _memory(known.memory, dense, self._least)
+        memory = _memory(known.memory, dense, self.least)
         figures = known.model_copy(update={"memory": memory, "weight_bytes": weights})
-        graph = _scaled(dense, self._least, format_, dtype, weights)
+        graph = _scaled(dense, self.least, format_, dtype, weights)
         return Candidate(
             file=f"{format_} {dtype}",
             format=format_,

@@ -66,8 +66,10 @@ def family(recipe: Recipe, space: Space) -> list[Member]:
     is left of a narrow network helps neither.
     """
     found: dict[str, Member] = {}
+    bound = recipe.model.checkpoint or recipe.train.teacher  # of this very width
+    widths = (1.0,) if bound else sorted(set(space.widths), reverse=True)
     for size in space.sizes or (None,):
-        for factor in sorted(space.widths, reverse=True):
+        for factor in widths:
             for member in _of_width(recipe, space, factor, size):
                 found.setdefault(member.trial.name, member)
     return list(found.values())

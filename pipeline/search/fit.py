@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.core.recipe import Recipe
 from pipeline.core.rundir import write_json, write_text
 from pipeline.core.target import Target
-from pipeline.search.counting import Counted, Hope, Least, network
+from pipeline.search.counting import Counting, Hope
 from pipeline.search.engine import Engine, Watcher
 from pipeline.search.family import Member, Space, family
 from pipeline.search.fit_feed import FitFeed, Hopes
@@ -29,35 +29,9 @@ from pipeline.search.verdicts import Lost, Verdict
 _FINALISTS = 4
 
 
-class Counting:
-    """Counts candidates for targets; the images' shape is looked up once for each data set."""
-
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = targets
-        self._shapes: dict[str, tuple[tuple[int, int, int], int]] = {}
-
-    def __call__(self, member: Member) -> dict[str, Hope]:
-        """Return for each target whether a candidate may fit, without any training.
-
-        Raises:
-            PareError: the data can't be read, or the network not traced.
-        """
-        from pipeline.data import load
-
-        choice = member.trial.recipe.data
-        key = choice.model_dump_json()
-        if key not in self._shapes:
-            data = load(choice)
-            self._shapes[key] = (data.shape, len(data.classes))
-        shape, classes = self._shapes[key]
-        least = Least.of(member.kind, member.part)
-        own = Counted(network(member, shape, classes), shape, least)
-        return {target.id: own.hope(target) for target in self._targets}
-
-
 def fit(
     recipe: Recipe,
-    targets: Sequence[Target],
+    sources: Sequence[str],
     space: Space,
     out: Path,
     engine: Engine,
@@ -70,7 +44,7 @@ def fit(
 
     Args:
         recipe: that is varied; its own targets are not read.
-        targets: the devices.
+        sources: names of the devices, or paths of their files.
         space: what is varied.
         out: folder of the fit, one search at a time.
         engine: where trials run.
@@ -86,9 +60,10 @@ def fit(
         Interrupted: on Ctrl-C; the same call goes on from there.
     """
     folder = SearchDir(out)
+    targets = [Target.load(source) for source in sources]
     members = family(recipe, space)
     counting = Counting(targets)
-    hopes = {member.trial.name: counting(member) for member in members}
+    hopes = {member.trial.name: counting.before(member) for member in members}
     refused = [_impossible(t, members, hopes) for t in targets]
     left = [t for t, verdict in zip(targets, refused, strict=True) if verdict is None]
     useful = [m for m in members if any(h.possible for h in hopes[m.trial.name].values())]
@@ -97,11 +72,19 @@ def fit(
         feed = FitFeed(
             useful,
             left,
+            [
+                source
+                for source, target in zip(sources, targets, strict=True)
+                if target in left
+            ],
             Hopes({name: _whys(of) for name, of in hopes.items()}),
+            lambda member, figures: _whys(
+                counting.after(member, figures["parameters"], figures["macs"])
+            ),
             Halving(first=max(1, recipe.train.epochs // 9)),
             finalists=_FINALISTS,
             deadline=None if seconds is None else time.monotonic() + seconds,
-            more=Proposer(recipe, space, members, lambda m: _whys(counting(m)), more)
+            more=Proposer(recipe, space, members, lambda m: _whys(counting.before(m)), more)
             if more
             else None,
         )
@@ -113,8 +96,8 @@ def fit(
         folder.describe("fit", _all_trials(members, feed), targets=_names(targets))
         verdicts = [found[target.id] for target in targets]
         write_json(out / "verdicts.json", [v.model_dump(mode="json") for v in verdicts])
-        for target, verdict in zip(targets, verdicts, strict=True):
-            _deliver(folder, recipe, target, verdict, [*members, *feed.members])
+        for source, verdict in zip(sources, verdicts, strict=True):
+            _deliver(folder, recipe, source, verdict, [*members, *feed.members])
     return verdicts
 
 
@@ -173,12 +156,12 @@ def _take_in(feed: FitFeed, folder: SearchDir, watcher: Watcher) -> None:
 def _deliver(
     folder: SearchDir,
     recipe: Recipe,
-    target: Target,
+    source: str,
     verdict: Verdict,
     members: Sequence[Member],
 ) -> None:
     """Leave a target's recipe, file and verdict in a folder of its own."""
-    place = folder.path / "targets" / target.id
+    place = folder.path / "targets" / verdict.target
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     write_json(place / "verdict.json", verdict.model_dump(mode="json"))
@@ -186,7 +169,7 @@ def _deliver(
         return
     name = verdict.trial.removesuffix(".files")
     chosen = next(member.trial.recipe for member in members if member.trial.name == name)
-    own = {"name": f"{recipe.name}-{target.id}", "targets": [target.id]}
+    own = {"name": f"{recipe.name}-{verdict.target}", "targets": [source]}
     write_text(place / "recipe.toml", chosen.model_copy(update=own).to_toml())
     made = folder.run(verdict.trial) / "5-export"
     for file in made.glob(f"{verdict.file}*"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pipeline.core.epoch import Epoch
 from pipeline.core.target import Target
@@ -14,6 +15,8 @@ from pipeline.search.trial import Outcome, Trial
 from pipeline.search.verdicts import Lost, Verdict, accepted, refusal
 
 _FILES = ".files"
+
+Recount = Callable[[Member, Mapping[str, Any]], Mapping[str, str]]
 
 
 class Hopes:
@@ -48,7 +51,9 @@ class FitFeed:
         self,
         members: Sequence[Member],
         targets: Sequence[Target],
+        sources: Sequence[str],
         hopes: Hopes,
+        recount: Recount,
         rule: Halving,
         *,
         finalists: int,
@@ -60,7 +65,9 @@ class FitFeed:
         Args:
             members: the candidates, in the order they are tried.
             targets: those that any of them may fit.
+            sources: their names or paths, as a recipe has them.
             hopes: which those are.
+            recount: tells the same of a candidate that was compacted, by its figures.
             rule: of early stopping.
             finalists: candidates that are made files of for one target, at most.
             deadline: by ``time.monotonic``, after which no candidate is begun.
@@ -69,6 +76,7 @@ class FitFeed:
         self._members = {member.trial.name: member for member in members}
         self._open = [member.trial.name for member in members]
         self._targets = {target.id: target for target in targets}
+        self._sources, self._recount = list(sources), recount
         self._hopes, self._rule = hopes, rule
         self._finalists, self._deadline = finalists, deadline
         self._more = more or NoMore()
@@ -133,6 +141,15 @@ class FitFeed:
             self._open.remove(outcome.trial)
         if outcome.trial.endswith(_FILES):
             self._judge(outcome)
+        elif outcome.state == "finished":
+            self._narrow(outcome)
+
+    def _narrow(self, outcome: Outcome) -> None:
+        """Let a candidate hope for no more than what is left of it fits."""
+        name = outcome.trial
+        found = self._recount(self._members[name], outcome.figures)
+        both = {target: self._hopes.why(name, target) or why for target, why in found.items()}
+        self._hopes = self._hopes.with_(name, both)
 
     def _candidate_left(self) -> bool:
         return bool(self._open or self._more.left) and self._in_time()
@@ -254,5 +271,5 @@ class FitFeed:
 
     def _with_files(self, name: str) -> Trial:
         trial = self._members[name].trial
-        values = trial.recipe.model_copy(update={"targets": list(self._targets)})
+        values = trial.recipe.model_copy(update={"targets": self._sources})
         return Trial(name=name + _FILES, settings=trial.settings, recipe=values, goes_on=name)

@@ -44,9 +44,17 @@ def impossible(tmp_path, old, new, base="raspberry-pi-zero-2w"):
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("fit") / "fit"
-    result = pare(*arguments(out, "--workers", "1"))
-    return out, result
+    folder = tmp_path_factory.mktemp("fit")
+    result = pare(*arguments(folder / "fit", "--workers", "1", targets=devices(folder)))
+    return folder / "fit", result
+
+
+def devices(folder):
+    """Return two that ship and one of the user's own, by the path of its file."""
+    text = (ROOT / "targets" / "stm32h7.toml").read_text(encoding="utf-8")
+    own = folder / "my-board.toml"
+    own.write_text(text.replace('id = "stm32h7"', 'id = "my-board"'))
+    return (*DEVICES, own)
 
 
 def verdicts(out):
@@ -131,6 +139,15 @@ def test_the_chosen_recipe_makes_the_chosen_network(fitted, target):
     assert hashlib.sha256(given).hexdigest() == made
 
 
+def test_a_device_of_the_users_own_is_found_by_its_path(fitted):
+    out, result = fitted
+    assert result.exit_code == 0, result.output
+    own, shipped = verdicts(out)["my-board"], verdicts(out)["stm32h7"]
+    assert (own["fits"], own["file"]) == (True, shipped["file"])
+    recipe = read_toml(out / "targets" / "my-board" / "recipe.toml")
+    assert recipe["targets"] == [str(out.parent / "my-board.toml")]
+
+
 def test_every_other_candidate_is_told_why_it_lost(fitted):
     out, _ = fitted
     for one in verdicts(out).values():
@@ -171,9 +188,31 @@ def test_what_was_counted_is_below_what_was_made(fitted):
 def test_a_second_start_does_nothing_but_tell(fitted):
     out, _ = fitted
     before = {path: path.stat().st_mtime_ns for path in (out / "trials").rglob("stage.json")}
-    result = pare(*arguments(out, "--workers", "1"))
+    result = pare(*arguments(out, "--workers", "1", targets=devices(out.parent)))
+    assert result.exit_code == 0
     assert "began" not in result.output
     assert {p: p.stat().st_mtime_ns for p in (out / "trials").rglob("stage.json")} == before
+
+
+def test_optuna_proposes_networks_between_those_of_the_family(tmp_path):
+    pytest.importorskip("optuna", reason="the extra 'sweep' is not installed")
+    narrow = ("--widths", "1,0.5", "--weights", "0.5", "--channels", "0.5", "--more", "2")
+    changes = [part for text in (*SMALL, "train.epochs=2") for part in ("--set", text)]
+    out = tmp_path / "fit"
+    result = pare(
+        "fit", "quickstart", "--out", str(out), "--target", "stm32h7", "--workers", "1",
+        *changes, *narrow,
+    )  # fmt: skip
+    trials = {one["name"]: one for one in read_json(out / "results.json")["trials"]}
+    family = {
+        "dense-width-1", "weights-0.5-width-1", "channels-0.5-width-1", "dense-width-0.5",
+        "channels-0.5-width-0.5",
+    }  # fmt: skip
+    proposed = {name for name in trials if not name.endswith(".files")} - family
+    assert len(proposed) == 2, result.output
+    (verdict,) = verdicts(out).values()
+    told = {lost["trial"] for lost in verdict["lost"]}
+    assert proposed <= told | {(verdict["trial"] or "").removesuffix(".files")}
 
 
 def test_ten_kilobytes_are_refused_by_counting_within_seconds(tmp_path):

@@ -5,7 +5,7 @@ from fast_run import FAST
 from pipeline.core.recipe import Recipe
 from pipeline.core.target import Budgets, Figure, Memory, Target
 from pipeline.graph.counting import count
-from pipeline.search.counting import Counted, Least, network
+from pipeline.search.counting import Counted, Counting, Least, network
 from pipeline.search.family import Space, family, member
 
 SHAPE, CLASSES = (1, 8, 8), 10
@@ -86,6 +86,33 @@ def test_a_predicted_latency_refuses_by_its_upper_end():
     fast = limited(latency_p90_ms=1e-9).budgets
     refused = hope(pi4.model_copy(update={"budgets": fast}))
     assert [check.name for check in refused.broken] == ["latency"]
+
+
+def test_after_compaction_the_exact_figures_count():
+    limit = limited(model_mb=0.012)
+    counting = Counting([limit])
+    pruned = one("weights", 0.2)
+    assert counting.before(pruned)[limit.id].possible
+    dense = count(network(one(), SHAPE, CLASSES), SHAPE)
+    left = counting.after(pruned, dense.parameters, dense.macs)[limit.id]
+    assert not left.possible
+    assert left.broken[0].figure == f"{(PARAMETERS + BESIDE) / 1e6:.3g} MB"
+    few = counting.after(pruned, dense.parameters // 4, dense.macs // 4)[limit.id]
+    assert few.possible
+
+
+def test_a_method_that_finds_its_own_rate_may_keep_any_less():
+    free = member(recipe("method.name=aslp"), "weights", 0.5, 1.0, None, "compact")
+    assert Least.of_member(free).weights == 0.0
+    assert Least.of_member(one("weights", 0.5)).weights == 0.25
+
+
+def test_trained_weights_have_one_width():
+    own = recipe()
+    choice = own.model.model_copy(update={"checkpoint": "weights.pt"})
+    bound = own.model_copy(update={"model": choice})
+    names = [m.trial.name for m in family(bound, Space(weights=(), channels=()))]
+    assert names == ["dense-width-1"]
 
 
 def test_a_family_keeps_most_first_and_prunes_weights_at_its_widest_only():

@@ -26,7 +26,13 @@ def feed(hopes=None, targets=(PI, MCU), **more):
     hopes = hopes or {}
     table = {name: {t.id: hopes.get((name, t.id), "") for t in targets} for name in names}
     made = FitFeed(
-        members(), targets, Hopes(table), Halving(first=1), **{"finalists": 3, **more}
+        members(),
+        targets,
+        [target.id for target in targets],
+        Hopes(table),
+        lambda member, figures: figures.get("whys", {}),
+        Halving(first=1),
+        **{"finalists": 3, **more},
     )
     assert names == [WIDE, NARROW]
     return made
@@ -199,6 +205,19 @@ def test_a_network_is_stopped_only_by_those_that_compete_for_its_targets(barred,
     begin_both(one)
     assert one.epoch(WIDE, epoch(1, 0.9))
     assert one.epoch(NARROW, epoch(1, 0.5)) is goes_on
+
+
+def test_what_is_left_after_compaction_is_counted_again():
+    """Pruned weights leave a file as large as before: it is not made to be refused."""
+    one = feed(targets=(MCU,))
+    begin_both(one)
+    big = trained(WIDE, 0.9)
+    one.told(big.model_copy(update={"figures": {**big.figures, "whys": {MCU.id: "too big"}}}))
+    one.told(trained(NARROW, 0.7))
+    assert one.next().name == f"{NARROW}.files"
+    one.told(with_files(NARROW, 0.9, MCU))
+    lost = {lost.trial: lost.why for lost in one.verdicts[MCU.id].lost}
+    assert lost == {WIDE: "by counting: too big"}
 
 
 def test_files_are_never_stopped():
