@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.core.errors import PareError
 from pipeline.core.plugins import METHODS
 from pipeline.core.record import Record
 from pipeline.core.target import Dtype, Format, Target
@@ -81,11 +82,27 @@ class Least(Record):
 
 
 class Hope(Record):
-    """Whether a network may fit a target; the limits that its best form breaks if not."""
+    """Whether a network may fit a target; the limits that its best form breaks if not.
+
+    Attributes:
+        why: there is no such network at all, where it is no limit of the target's.
+    """
 
     possible: bool
     broken: tuple[Check, ...] = ()
     form: str = ""
+    why: str = ""
+
+    def __str__(self) -> str:
+        """Say which limits the network can't keep, with the figures of its best form."""
+        if self.why or self.possible:
+            return self.why
+        limits = "; ".join(f"{check.name}: at least {check.why}" for check in self.broken)
+        return f"{limits} ({self.form})"
+
+
+class Unpayable(PareError):
+    """A budget pays for no network of this kind."""
 
 
 def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -95,7 +112,8 @@ def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Mod
     weights, and nothing that is counted depends on that.
 
     Raises:
-        PareError: its budget pays for no network.
+        Unpayable: its budget pays for no network.
+        PareError: the network can't be built or traced.
     """
     recipe = member.trial.recipe
     choice, (channels, height, _) = recipe.model, shape
@@ -106,8 +124,12 @@ def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Mod
     if member.kind != "channels":
         return model
     method = create(recipe.method, recipe.budget, shape)
-    attached = method.attach(model, method.phases(recipe.train.epochs)[0])
-    return compact(masked(model, method.masks(attached)), shape)[0]
+    try:
+        attached = method.attach(model, method.phases(recipe.train.epochs)[0])
+        masks = method.masks(attached)
+    except PareError as error:
+        raise Unpayable(str(error)) from error
+    return compact(masked(model, masks), shape)[0]
 
 
 class Counting:
@@ -123,7 +145,11 @@ class Counting:
         Raises:
             PareError: the data can't be read, or the network not traced.
         """
-        model, shape = self._network(member)
+        try:
+            model, shape = self._network(member)
+        except Unpayable as error:
+            none = Hope(possible=False, why=str(error))
+            return {target.id: none for target in self._targets}
         own = Counted(model, shape, Least.of_member(member))
         return {target.id: own.hope(target) for target in self._targets}
 

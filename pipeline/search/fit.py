@@ -7,6 +7,7 @@ others are ahead; files are made of the best alone.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -111,13 +112,7 @@ def _all_trials(members: Sequence[Member], feed: FitFeed) -> list[Any]:
 
 
 def _whys(of: dict[str, Hope]) -> dict[str, str]:
-    return {target: "" if one.possible else told(one) for target, one in of.items()}
-
-
-def told(one: Hope) -> str:
-    """Say which limits a network can't keep, with the figures of its best form."""
-    limits = "; ".join(f"{check.name}: at least {check.why}" for check in one.broken)
-    return f"{limits} ({one.form})"
+    return {target: str(one) for target, one in of.items()}
 
 
 def _impossible(
@@ -127,13 +122,13 @@ def _impossible(
     own = {member.trial.name: hopes[member.trial.name][target.id] for member in members}
     if any(one.possible for one in own.values()):
         return None
-    name = min(own, key=lambda n: (len(own[n].broken), _excess(own[n])))
+    name = min(own, key=lambda n: (bool(own[n].why), len(own[n].broken), _excess(own[n])))
     return Verdict(
         target=target.id,
         fits=False,
-        why=f"no network of this family fits; the nearest, {name}: {told(own[name])}",
+        why=f"no network of this family fits; the nearest, {name}: {own[name]}",
         counted=True,
-        lost=tuple(Lost(trial=n, why=f"by counting: {told(one)}") for n, one in own.items()),
+        lost=tuple(Lost(trial=n, why=f"by counting: {one}") for n, one in own.items()),
     )
 
 
@@ -143,7 +138,8 @@ def _excess(one: Hope) -> float:
     def number(text: str | None) -> float:
         return float((text or "0").removeprefix("at least ").split()[0])
 
-    return max(number(c.figure) / max(number(c.limit), 1e-12) for c in one.broken)
+    ratios = [number(c.figure) / max(number(c.limit), 1e-12) for c in one.broken]
+    return max(ratios, default=math.inf)
 
 
 def _take_in(feed: FitFeed, folder: SearchDir, watcher: Watcher) -> None:

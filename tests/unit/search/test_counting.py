@@ -107,6 +107,12 @@ def test_a_method_that_finds_its_own_rate_may_keep_any_less():
     assert Least.of_member(one("weights", 0.5)).weights == 0.25
 
 
+def test_a_budget_that_pays_for_no_network_is_told_and_not_raised():
+    unpaid = Counting([PI]).before(one("channels", 0.001))[PI.id]
+    assert not unpaid.possible
+    assert "one filter left in each layer keeps" in str(unpaid)
+
+
 def test_trained_weights_have_one_width():
     own = recipe()
     choice = own.model.model_copy(update={"checkpoint": "weights.pt"})
