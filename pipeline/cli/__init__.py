@@ -410,16 +410,20 @@ def sweep(recipe: str, **options: Any) -> None:
     execute(recipe, **options)
 
 
-def _numbers(kind: Callable[[str], Any]) -> Callable[..., tuple[Any, ...]]:
-    """Read a list of numbers, such as 1,0.5,0.25."""
+def _numbers(kind: Callable[[str], Any]) -> Callable[..., tuple[Any, ...] | None]:
+    """Read a list of numbers, such as 1,0.5,0.25, or none."""
 
     def read(
         _ctx: click.Context, _param: click.Parameter, value: str | None
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Any, ...] | None:
         try:
-            return tuple(kind(part) for part in value.split(",")) if value else ()
+            if value in (None, "none"):
+                return None if value is None else ()
+            return tuple(kind(part) for part in value.split(","))
         except ValueError:
-            raise click.BadParameter(f"{value!r}: write numbers, as in 0.5,0.25.") from None
+            raise click.BadParameter(
+                f"{value!r}: write numbers, as in 0.5,0.25, or none."
+            ) from None
 
     return read
 
@@ -449,7 +453,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[..., tuple[Any, ...]]:
     "--weights",
     callback=_numbers(float),
     metavar="PART,...",
-    help="Of the weights, kept by the recipe's method.  [default: 0.2,0.1,0.05]",
+    help="Of the weights, kept by the recipe's method; or none.  [default: 0.2,0.1,0.05]",
 )
 @click.option(
     "--macs",

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pipeline.cli.tables import Column, print_table, table_of
 from pipeline.core.errors import OverBudget, PareError
+from pipeline.core.own_code import importable_from_here
 from pipeline.core.recipe import Recipe
 from pipeline.core.record import parse
 from pipeline.core.target import Target
@@ -29,7 +30,7 @@ def execute(
     recipe: str,
     *,
     targets: Sequence[str],
-    space: Mapping[str, Sequence[float]],
+    space: Mapping[str, Sequence[float] | None],
     minutes: float | None,
     more: int,
     overrides: Sequence[str],
@@ -47,12 +48,13 @@ def execute(
         OverBudget: a line for each target that no network of the family fits.
         Interrupted: on Ctrl-C.
     """
+    importable_from_here()
     loaded = Recipe.load(recipe, overrides)
     names = [*targets] or loaded.targets
     if not names:
         raise PareError("no target. Name a device: --target raspberry-pi-4b.")
     sources = _sources(names)
-    given = {name: tuple(values) for name, values in space.items() if values}
+    given = {name: tuple(values) for name, values in space.items() if values is not None}
     wanted = parse(Space, given, "the family")
     folder = out or Path("runs") / f"{loaded.name}-fit"
     engine = chosen(workers, ray, cpus=cpus)

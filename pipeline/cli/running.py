@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PareError
+from pipeline.core.own_code import importable_from_here
 from pipeline.core.recipe import Recipe, shipped
 from pipeline.stages.runner import Quiet, Runner, demand_files, demand_fit
 from pipeline.stages.terminal import Terminal
@@ -29,8 +29,7 @@ def execute(
     """
     recipe, folder = _resolve(source, overrides, targets)
     terminal = None if quiet else Terminal()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # for the user's own package.module:name
+    importable_from_here()
     runner = Runner(recipe, out or folder, terminal or Quiet())
     try:
         result = runner.run(fresh=fresh, until=until)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pipeline.cli.tables import Column, print_table, table_of
 from pipeline.core.errors import PareError
+from pipeline.core.own_code import importable_from_here
 from pipeline.report.search import combinations, write
 from pipeline.search import board
 from pipeline.search.engine import Watcher, chosen
@@ -42,6 +43,7 @@ def execute(
         PareError: what no trial could be made of, or the names of those that failed.
         Interrupted: on Ctrl-C.
     """
+    importable_from_here()
     listed = [f"targets={[*targets]!r}"] if targets else []
     wanted = trials(recipe, axes(grid), seeds, overrides=[*overrides, *listed], until=until)
     folder = out or Path("runs") / f"{wanted[0].recipe.name}-sweep"

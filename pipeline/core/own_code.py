@@ -7,12 +7,20 @@ only: its other imports change with an installation, not from one run to the nex
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from importlib.util import resolve_name
 from pathlib import Path
 
 _PARE = __name__.partition(".")[0]
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
+
+
+def importable_from_here() -> None:
+    """Let the user's own ``package.module:name`` be found in the current folder."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def own_files(module: str, origin: Path) -> list[Path]:

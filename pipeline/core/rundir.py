@@ -19,7 +19,7 @@ _KEY = "key"
 
 #: What a stage needs to be continued; no part of its result, removed when that is in place.
 CHECKPOINT = "checkpoint.pt"
-_SCRATCH = frozenset({_KEY, CHECKPOINT})
+SCRATCH = frozenset({_KEY, CHECKPOINT})
 
 
 class RunDir:
@@ -77,7 +77,7 @@ class RunDir:
             final.rename(old)
         partial.rename(final)
         shutil.rmtree(old, ignore_errors=True)
-        for name in _SCRATCH:
+        for name in SCRATCH:
             (final / name).unlink(missing_ok=True)
 
     def files(self, number: int, stage: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ class RunDir:
         return {
             str(path.relative_to(partial)): sha256(path)
             for path in sorted(partial.rglob("*"))
-            if path.is_file() and path.name not in _SCRATCH | {_RECORD}
+            if path.is_file() and path.name not in SCRATCH | {_RECORD}
         }
 
     @contextmanager

@@ -16,7 +16,9 @@ from pipeline.core.plugins import METHODS
 from pipeline.core.record import Record
 from pipeline.core.target import Dtype, Format, Target
 from pipeline.data import load
+from pipeline.graph.fold import fold_batch_norm
 from pipeline.graph.surgery import compact
+from pipeline.graph.trace import trace
 from pipeline.methods import create, masked
 from pipeline.models import build
 from pipeline.profilers.candidate import Candidate, GraphFigures, peak_ram
@@ -43,6 +45,13 @@ _BITS: dict[Dtype, int] = {
     "fp32": 32, "fp16": 16, "dynamic": 8, "int8": 8, "int16x8": 8, "w8": 8, "int4": 4,
 }  # fmt: skip
 _ACTIVATION_BYTES: dict[Dtype, int] = {"int8": 1, "int4": 1, "int16x8": 2}
+
+
+def _activation_bytes(format_: Format, dtype: Dtype) -> int:
+    """Return the bytes of an activation; TFLite widens half floats before it computes."""
+    if (format_, dtype) == ("onnx", "fp16"):
+        return 2
+    return _ACTIVATION_BYTES.get(dtype, 4)
 
 
 class Least(Record):
@@ -121,10 +130,11 @@ def network(member: Member, shape: tuple[int, int, int], classes: int) -> nn.Mod
         choice.name, choice.options,
         classes=classes, channels=channels, size=height, seed=recipe.seed,
     )  # fmt: skip
-    if member.kind != "channels":
-        return model
-    method = create(recipe.method, recipe.budget, shape)
     try:
+        method = create(recipe.method, recipe.budget, shape)
+        if member.kind != "channels":
+            method.prices(model)
+            return model
         attached = method.attach(model, method.phases(recipe.train.epochs)[0])
         masks = method.masks(attached)
     except PareError as error:
@@ -189,7 +199,8 @@ class Counted:
             least: what is left of it at least.
         """
         self._model, self._shape, self.least = model, shape, least
-        self._parameters = sum(p.numel() for p in model.parameters())
+        self._parameters = _parameters(model)
+        self._stored = _parameters(fold_batch_norm(trace(model, shape)))
         self._read: dict[int, tuple[FileGraph, GraphFigures]] = {}
 
     def hope(self, target: Target) -> Hope:
@@ -214,11 +225,11 @@ class Counted:
 
     def least_bytes(self, format: Format, dtype: Dtype) -> int:  # noqa: A002
         """Return what a file of this form weighs at least."""
-        graph, _ = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
+        graph, _ = self._counted(_activation_bytes(format, dtype))
         return self._weight_bytes(dtype) + _beside(graph, format, dtype)
 
     def _weight_bytes(self, dtype: Dtype) -> int:
-        return int(self._parameters * self.least.weights) * _BITS[dtype] // 8
+        return int(self._stored * self.least.weights) * _BITS[dtype] // 8
 
     def _candidates(self, target: Target) -> Iterator[Candidate]:
         """Yield the smallest file of each form that the target takes."""
@@ -227,7 +238,7 @@ class Counted:
                 yield self._candidate(target, format_, dtype)
 
     def _candidate(self, target: Target, format_: Format, dtype: Dtype) -> Candidate:
-        dense, known = self._counted(_ACTIVATION_BYTES.get(dtype, 4))
+        dense, known = self._counted(_activation_bytes(format_, dtype))
         weights = self._weight_bytes(dtype)
         memory = _memory(known.memory, dense, self.least)
         figures = known.model_copy(update={"memory": memory, "weight_bytes": weights})
@@ -249,6 +260,10 @@ class Counted:
             graph = read_network(self._model, self._shape, element_bytes=width)
             self._read[width] = graph, GraphFigures.of(graph)
         return self._read[width]
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
 
 
 def _beside(graph: FileGraph, format_: Format, dtype: Dtype) -> int:

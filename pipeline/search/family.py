@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.core.errors import PareError
 from pipeline.core.plugins import DATA, METHODS, MODELS
 from pipeline.core.recipe import Recipe
 from pipeline.core.record import Record
@@ -64,14 +65,17 @@ def family(recipe: Recipe, space: Space) -> list[Member]:
     Weights are pruned at the whole width only: a file stores a zero as it stores any other
     number, so that a smaller file comes from fewer channels, and pruning weights from what
     is left of a narrow network helps neither.
+
+    Raises:
+        PareError: no width is left, or the data can't be resized.
     """
+    factors = widths(recipe, space)
     found: dict[str, Member] = {}
-    bound = recipe.model.checkpoint or recipe.train.teacher  # of this very width
-    widths = (1.0,) if bound else sorted(set(space.widths), reverse=True)
     for size in space.sizes or (None,):
-        for factor in widths:
-            for member in _of_width(recipe, space, factor, size):
-                found.setdefault(member.trial.name, member)
+        for factor in factors:
+            for kind, part in _kinds(space, widest=factor == factors[0]):
+                made = member(recipe, kind, part, factor, size, space.until)
+                found.setdefault(made.trial.name, made)
     return list(found.values())
 
 
@@ -103,18 +107,28 @@ def member(
     )
 
 
-def _of_width(
-    recipe: Recipe, space: Space, factor: float, size: int | None
-) -> Iterator[Member]:
-    if factor != 1 and not _narrowed(recipe, factor):
-        return  # its model has no width
+def widths(recipe: Recipe, space: Space) -> list[float]:
+    """Return the factors that the model can have, the largest first.
+
+    Trained weights, to start from or to learn from, are of the recipe's own width.
+    """
+    bound = recipe.model.checkpoint or recipe.train.teacher
+    can = [f for f in set(space.widths) if f == 1 or (not bound and _narrowed(recipe, f))]
+    if not can:
+        why = "its trained weights have one" if bound else "it has no option for it"
+        raise PareError(
+            f"model {recipe.model.name!r} can't have another width: {why}. Leave --widths "
+            "out, or name 1 among them."
+        )
+    return sorted(can, reverse=True)
+
+
+def _kinds(space: Space, *, widest: bool) -> list[tuple[Kind, float]]:
     kinds: list[tuple[Kind, float]] = [("dense", 1.0)]
-    if factor == max(space.widths):
+    if widest:
         kinds += [("weights", part) for part in space.weights]
         kinds += [("macs", part) for part in space.macs]
-    kinds += [("channels", part) for part in space.channels]
-    for kind, part in kinds:
-        yield member(recipe, kind, part, factor, size, space.until)
+    return [*kinds, *(("channels", part) for part in space.channels)]
 
 
 def _narrowed(recipe: Recipe, factor: float) -> dict[str, Any]:
@@ -131,12 +145,17 @@ def _narrowed(recipe: Recipe, factor: float) -> dict[str, Any]:
 
 
 def _sized(recipe: Recipe, size: int | None) -> dict[str, Any]:
-    """Return the option that makes the images smaller, where the data has one."""
+    """Return the option that makes the images smaller."""
     if size is None:
         return {}
     data, _ = DATA.load(recipe.data.name)
     fields = getattr(getattr(data, "Params", None), "model_fields", {})
-    return {"data.size": size} if "size" in fields else {}
+    if "size" not in fields:
+        raise PareError(
+            f"the images of data {recipe.data.name!r} have one size. Leave --sizes out, or "
+            "take a folder of images."
+        )
+    return {"data.size": size}
 
 
 def _pruned(recipe: Recipe, kind: Kind, part: float) -> dict[str, Any]:
@@ -159,12 +178,9 @@ def _pruned(recipe: Recipe, kind: Kind, part: float) -> dict[str, Any]:
 def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """Return the recipe with other settings; another method takes none of its options."""
     values: dict[str, Any] = recipe.model_dump(exclude_none=True)
-    values["budget"] = {
-        key: value
-        for key, value in values["budget"].items()
-        if key in ("connected", "multiple")
-    }
     name = settings.get("method.name", recipe.method.name)
+    kept = ("connected",) if name == "dense" else ("connected", "multiple")
+    values["budget"] = {key: values["budget"][key] for key in kept}
     if name != recipe.method.name:
         values["method"] = {"name": name}
     for key, value in settings.items():

@@ -19,25 +19,53 @@ class Feed(Protocol):
     def exhausted(self) -> bool:
         """Whether nothing will come any more."""
 
-    def epoch(self, trial: str, epoch: Epoch) -> bool:
-        """Take in what an epoch reached; return whether the training is to go on."""
+    def epoch(self, trial: str, epoch: Epoch, total: int) -> bool:
+        """Take in what an epoch of ``total`` reached; return whether the training goes on."""
 
     def told(self, outcome: Outcome) -> None:
         """Take in what became of a trial."""
 
 
+class Turns:
+    """Lets one trial go ahead where several compute the same first.
+
+    The others wait until it has ended, and then find what they have in common.
+    """
+
+    def __init__(self, first_keys: Callable[[Trial], tuple[str, ...]]) -> None:
+        """Take what tells the keys of what a trial computes first."""
+        self._keys_of = first_keys
+        self._made: set[str] = set()
+        self.running: dict[str, tuple[str, ...]] = {}
+
+    def first(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the first trial that nobody holds back, as one that has begun."""
+        making = {key for keys in self.running.values() for key in keys} - self._made
+        for trial in trials:
+            keys = self._keys_of(trial)
+            if not making & set(keys):
+                self.running[trial.name] = keys
+                return trial
+        return None
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note that a trial has ended; what it finished is there for others."""
+        keys = self.running.pop(outcome.trial, ())
+        if outcome.state == "finished":
+            self._made |= set(keys)
+
+
 class Listed:
     """Trials of a list, each once, none stopped.
 
-    Of trials that share a stage the first goes ahead; the others wait until it has ended, and
-    then find the stage. So do trials that name others in ``after``; where one of those fails,
-    they are told as failed without being begun.
+    Those that name others in ``after`` wait for them; where one of those fails, they are
+    told as failed without being begun.
     """
 
     def __init__(
         self,
         trials: Sequence[Trial],
-        shared: Mapping[str, str],
+        first_keys: Callable[[Trial], tuple[str, ...]],
         done: Mapping[str, Outcome],
         told: Callable[[Outcome], None],
     ) -> None:
@@ -45,46 +73,37 @@ class Listed:
 
         Args:
             trials: with names that are unique.
-            shared: key of a trial's first stage, by its name.
+            first_keys: of what a trial computes first, which trials may have in common.
             done: what became of trials before; those that ended well are not repeated.
             told: called with each outcome.
         """
         self._waiting = list(trials)
-        self._shared = shared
+        self._turns = Turns(first_keys)
         self._ended = dict(done)
         self._told = told
-        self._running: dict[str, str] = {}
-        self._made = {shared[name] for name in done if name in shared}
 
     def next(self) -> Trial | None:
         """Return the first trial that nothing holds back."""
         self._give_up_hopeless()
-        for trial in self._waiting:
-            first = self._shared[trial.name]
-            if first in self._running.values() and first not in self._made:
-                continue
-            if not all(name in self._ended for name in trial.after):
-                continue
+        ready = [t for t in self._waiting if all(name in self._ended for name in t.after)]
+        trial = self._turns.first(ready)
+        if trial is not None:
             self._waiting.remove(trial)
-            self._running[trial.name] = first
-            return trial
-        return None
+        return trial
 
     @property
     def exhausted(self) -> bool:
         """Whether every trial was begun."""
         return not self._waiting
 
-    def epoch(self, trial: str, epoch: Epoch) -> bool:
+    def epoch(self, trial: str, epoch: Epoch, total: int) -> bool:
         """Let every training go on."""
-        del trial, epoch
+        del trial, epoch, total
         return True
 
     def told(self, outcome: Outcome) -> None:
         """Note what became of a trial, and tell on."""
-        first = self._running.pop(outcome.trial, None)
-        if first is not None and outcome.state == "finished":
-            self._made.add(first)
+        self._turns.ended(outcome)
         self._ended[outcome.trial] = outcome
         self._told(outcome)
 

@@ -31,13 +31,13 @@ def _of_train(artifact: Artifact, run: Run) -> dict[str, Any]:
     return {
         "epochs": metrics["epochs"],
         "validation": best["pruned_accuracy"],
-        "reference_validation": max(e["accuracy"] for e in history),
+        "reference_validation": metrics["reference_validation"],
         "reference_accuracy": metrics["reference_accuracy"],
         "accuracy": metrics["pruned_test_accuracy"],
         "test_images": metrics["test_images"],
         "weights": metrics["weights"],
         "kept_weights": metrics["kept_weights"],
-        "train_seconds": artifact.provenance.seconds,
+        "train_seconds": sum(epoch["seconds"] for epoch in history),
     }
 
 

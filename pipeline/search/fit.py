@@ -14,15 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import PareError
+from pipeline.core.plugins import EXPORTERS
 from pipeline.core.recipe import Recipe
 from pipeline.core.rundir import write_json, write_text
 from pipeline.core.target import Target
+from pipeline.core.wanted import batch
 from pipeline.search.counting import Counting, Hope
 from pipeline.search.engine import Engine, Watcher
 from pipeline.search.family import Member, Space, family
 from pipeline.search.fit_feed import FitFeed, Hopes
 from pipeline.search.folder import SearchDir
 from pipeline.search.halving import Halving
+from pipeline.search.one_run import first_keys
 from pipeline.search.proposing import Proposer
 from pipeline.search.sweep import finished
 from pipeline.search.verdicts import Lost, Verdict
@@ -62,6 +66,7 @@ def fit(
     """
     folder = SearchDir(out)
     targets = [Target.load(source) for source in sources]
+    _demand_compatible(recipe, targets)
     members = family(recipe, space)
     counting = Counting(targets)
     hopes = {member.trial.name: counting.before(member) for member in members}
@@ -84,6 +89,7 @@ def fit(
             ),
             Halving(first=max(1, recipe.train.epochs // 9)),
             finalists=_FINALISTS,
+            first_keys=lambda trial: first_keys(trial, folder),
             deadline=None if seconds is None else time.monotonic() + seconds,
             more=Proposer(recipe, space, members, lambda m: _whys(counting.before(m)), more)
             if more
@@ -100,6 +106,23 @@ def fit(
         for source, verdict in zip(sources, verdicts, strict=True):
             _deliver(folder, recipe, source, verdict, [*members, *feed.members])
     return verdicts
+
+
+def _demand_compatible(recipe: Recipe, targets: Sequence[Target]) -> None:
+    """Refuse targets that no run could serve together, before anything is trained.
+
+    Raises:
+        PareError: they ask for different batches, or one takes no format that is written.
+    """
+    batch(targets)
+    names = recipe.export.exporters or list(EXPORTERS.plugins())
+    written = {EXPORTERS.load(name)[0].FORMAT for name in names}
+    for target in targets:
+        if not written & set(target.constraints.formats):
+            raise PareError(
+                f"{target.id} takes {', '.join(target.constraints.formats)}, and "
+                f"export.exporters writes {', '.join(sorted(written))} only."
+            )
 
 
 def _names(targets: Sequence[Target]) -> list[str]:

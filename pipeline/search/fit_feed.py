@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.core.epoch import Epoch
 from pipeline.core.target import Target
 from pipeline.search.family import Member
+from pipeline.search.feed import Turns
 from pipeline.search.halving import Halving
 from pipeline.search.proposing import NoMore, Proposer
 from pipeline.search.trial import Outcome, Trial
@@ -42,9 +43,10 @@ class Hopes:
 class FitFeed:
     """Gives candidates, stops those that are behind, and makes files of the best.
 
-    Candidates are ranked on the validation split, then by their multiply-accumulates. The best
-    that a target may take becomes a run with files for all targets; where these break one of
-    its limits after all, the next best is tried.
+    Candidates are ranked on the validation split, then by their multiply-accumulates. A target
+    gets the first of its ranking whose files keep all of its limits; none is judged before
+    every candidate has ended and those ahead of it were. Where all that were trained to their
+    end fail, those that were stopped on the way are trained on.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class FitFeed:
         rule: Halving,
         *,
         finalists: int,
+        first_keys: Callable[[Trial], tuple[str, ...]] = lambda trial: (trial.name,),
         deadline: float | None = None,
         more: Proposer | NoMore | None = None,
     ) -> None:
@@ -70,6 +73,7 @@ class FitFeed:
             recount: tells the same of a candidate that was compacted, by its figures.
             rule: of early stopping.
             finalists: candidates that are made files of for one target, at most.
+            first_keys: of what a trial computes first, which trials may have in common.
             deadline: by ``time.monotonic``, after which no candidate is begun.
             more: proposes further candidates from the outcomes so far.
         """
@@ -79,21 +83,17 @@ class FitFeed:
         self._sources, self._recount = list(sources), recount
         self._hopes, self._rule = hopes, rule
         self._finalists, self._deadline = finalists, deadline
+        self._turns = Turns(first_keys)
         self._more = more or NoMore()
-        self._running: set[str] = set()
+        self._reopened: set[str] = set()
         self._outcomes: dict[str, Outcome] = {}
-        self._lost: dict[str, list[Lost]] = {name: [] for name in self._targets}
-        self._tried: dict[str, list[str]] = {name: [] for name in self._targets}
         self.verdicts: dict[str, Verdict] = {}
 
     @property
     def trials(self) -> list[Trial]:
         """Every trial there was so far, those with files included."""
-        known = [trial for trial in self.possible if trial.name in self._outcomes]
-        return [
-            *(member.trial for member in self._members.values()),
-            *(t for t in known if t.goes_on),
-        ]
+        made = [t for t in self.possible if t.goes_on and t.name in self._outcomes]
+        return [*(member.trial for member in self._members.values()), *made]
 
     @property
     def possible(self) -> list[Trial]:
@@ -109,24 +109,24 @@ class FitFeed:
     @property
     def exhausted(self) -> bool:
         """Whether every target is decided and nothing is left to do."""
-        return not (self._candidate_left() or self._running or self._undecided())
+        return not (self._candidate_left() or self._turns.running or self._undecided())
 
     def next(self) -> Trial | None:
         """Return a candidate, or, once all have ended, the best one as a run with files."""
         if not self._open and self._candidate_left():
             self._propose()
         if self._open and self._in_time():
-            name = self._open.pop(0)
-            self._running.add(name)
-            return self._members[name].trial
-        if any(not name.endswith(_FILES) for name in self._running):
+            return self._begun([self._members[name].trial for name in self._open])
+        if any(not name.endswith(_FILES) for name in self._turns.running):
             return None
         self._decide()
-        return self._finalist()
+        if self._open and self._in_time():  # what was stopped is needed after all
+            return self._begun([self._members[name].trial for name in self._open])
+        return self._begun(self._finalists_to_make())
 
-    def epoch(self, trial: str, epoch: Epoch) -> bool:
-        """Let a training go on where it is ahead for any group of targets it may fit."""
-        if trial not in self._members:
+    def epoch(self, trial: str, epoch: Epoch, total: int) -> bool:
+        """Let a training go on where it is ahead for any of the targets it may fit."""
+        if trial not in self._members or trial in self._reopened or epoch.epoch >= total:
             return True
         member = self._members[trial]
         groups = [f"{member.kind} {target}" for target in sorted(self._hopes.targets(trial))]
@@ -134,21 +134,25 @@ class FitFeed:
         return any(ahead) or not groups
 
     def told(self, outcome: Outcome) -> None:
-        """Take in an outcome; one with files may decide targets."""
-        self._running.discard(outcome.trial)
+        """Take in an outcome; nothing is decided by it before its turn."""
+        self._turns.ended(outcome)
         self._outcomes[outcome.trial] = outcome
         if outcome.trial in self._open:  # known from before
             self._open.remove(outcome.trial)
-        if outcome.trial.endswith(_FILES):
-            self._judge(outcome)
-        elif outcome.state == "finished":
+        if outcome.trial in self._members and outcome.state == "finished":
             self._narrow(outcome)
+
+    def _begun(self, trials: Sequence[Trial]) -> Trial | None:
+        trial = self._turns.first(trials)
+        if trial is not None and trial.name in self._open:
+            self._open.remove(trial.name)
+        return trial
 
     def _narrow(self, outcome: Outcome) -> None:
         """Let a candidate hope for no more than what is left of it fits."""
         name = outcome.trial
         found = self._recount(self._members[name], outcome.figures)
-        both = {target: self._hopes.why(name, target) or why for target, why in found.items()}
+        both = {t: self._hopes.why(name, t) or found.get(t, "") for t in self._targets}
         self._hopes = self._hopes.with_(name, both)
 
     def _candidate_left(self) -> bool:
@@ -169,37 +173,55 @@ class FitFeed:
     def _undecided(self) -> list[str]:
         return [name for name in self._targets if name not in self.verdicts]
 
-    def _finalist(self) -> Trial | None:
-        """Return the best candidate that an undecided target has not seen, with files."""
-        waited = {name.removesuffix(_FILES) for name in self._running}
-        for target in self._undecided():
-            ranked = self._ranked(target)
-            if ranked and ranked[0] not in waited:
-                trial = self._with_files(ranked[0])
-                self._running.add(trial.name)
-                return trial
-        return None
-
     def _decide(self) -> None:
-        """Give a verdict to the targets that no candidate is left for."""
+        """Judge the files there are, each target along its own ranking, as far as they go."""
         for target in self._undecided():
-            tried = self._tried[target]
-            if not self._ranked(target) or len(tried) >= self._finalists:
-                self.verdicts[target] = Verdict(
-                    target=target,
-                    fits=False,
-                    why=self._without(target),
-                    lost=tuple(self._all_lost(target)),
-                )
+            lost: list[Lost] = []
+            for name in self._ranked(target)[: self._finalists]:
+                outcome = self._outcomes.get(name + _FILES)
+                if outcome is None:
+                    break
+                why = self._refusal(outcome, target)
+                if why is None:
+                    self.verdicts[target] = self._accepted(outcome, target, name, lost)
+                    break
+                lost.append(Lost(trial=name, why=why))
+            else:
+                if not self._reopen(target, lost):
+                    self.verdicts[target] = self._refused(target, lost)
 
-    def _without(self, target: str) -> str:
-        if not self._tried[target]:
-            return "no candidate that counting lets fit was trained to its end"
-        count, last = len(self._tried[target]), self._lost[target][-1]
-        return f"none of {count} networks fits; the last, {last.trial}: {last.why}"
+    def _refusal(self, outcome: Outcome, target: str) -> str | None:
+        if outcome.state != "finished":
+            return outcome.why or outcome.state
+        return refusal(outcome, self._targets[target], self._reference())
+
+    def _reopen(self, target: str, lost: Sequence[Lost]) -> bool:
+        """Train on what was stopped, where a target has no other hope left."""
+        stopped = [
+            name
+            for name, outcome in self._outcomes.items()
+            if outcome.state == "stopped" and target in self._hopes.targets(name)
+        ]
+        if len(lost) >= self._finalists or not stopped or not self._in_time():
+            return False
+        self._reopened |= set(stopped)
+        for name in stopped:
+            del self._outcomes[name]
+            self._open.append(name)
+        return True
+
+    def _finalists_to_make(self) -> list[Trial]:
+        """Return for each undecided target the best candidate without files, with files."""
+        found = []
+        for target in self._undecided():
+            ranked = self._ranked(target)[: self._finalists]
+            name = next((n for n in ranked if n + _FILES not in self._outcomes), None)
+            if name and name + _FILES not in self._turns.running:
+                found.append(self._with_files(name))
+        return found
 
     def _ranked(self, target: str) -> list[str]:
-        """Return the candidates that may fit and were not tried, best first."""
+        """Return the candidates that may fit, best first."""
 
         def rank(name: str) -> tuple[float, float, str]:
             figures = self._outcomes[name].figures
@@ -212,30 +234,9 @@ class FitFeed:
                 if name in self._members
                 and outcome.state == "finished"
                 and target in self._hopes.targets(name)
-                and name not in self._tried[target]
             ),
             key=rank,
         )
-
-    def _judge(self, outcome: Outcome) -> None:
-        name = outcome.trial.removesuffix(_FILES)
-        for target in self._undecided():
-            if target not in self._hopes.targets(name):
-                continue
-            self._tried[target].append(name)
-            if outcome.state != "finished":
-                why: str | None = outcome.why or outcome.state
-            else:
-                why = refusal(outcome, self._targets[target], self._reference())
-            if why:
-                self._lost[target].append(Lost(trial=name, why=why))
-            else:
-                self.verdicts[target] = accepted(
-                    outcome,
-                    self._targets[target],
-                    self._members[name].trial.settings,
-                    self._all_lost(target, but=name),
-                )
 
     def _reference(self) -> float:
         """Return top-1 on the test split of the network that is best on validation."""
@@ -243,15 +244,33 @@ class FitFeed:
         best = max(done, key=lambda figures: figures["reference_validation"])
         return float(best["reference_accuracy"])
 
-    def _all_lost(self, target: str, but: str = "") -> list[Lost]:
+    def _accepted(
+        self, outcome: Outcome, target: str, name: str, lost: Sequence[Lost]
+    ) -> Verdict:
+        settings = self._members[name].trial.settings
+        others = self._all_lost(target, lost, chosen=name)
+        return accepted(outcome, self._targets[target], settings, others)
+
+    def _refused(self, target: str, lost: Sequence[Lost]) -> Verdict:
+        why = "no candidate that counting lets fit was trained to its end"
+        if lost:
+            left = len(self._ranked(target)) - len(lost)
+            more = f", {left} more were not tried" if left else ""
+            last = lost[-1]
+            tried = f"none of {len(lost)} networks fits{more}"
+            why = f"{tried}; the last, {last.trial}: {last.why}"
+        return Verdict(
+            target=target, fits=False, why=why, lost=tuple(self._all_lost(target, lost))
+        )
+
+    def _all_lost(self, target: str, lost: Sequence[Lost], chosen: str = "") -> list[Lost]:
         """Say of every other candidate why the target did not get it."""
-        known = {lost.trial: lost.why for lost in self._lost[target]}
-        found = []
-        for name in self._members:
-            if name != but:
-                why = known.get(name) or self._why_not(name, target, but)
-                found.append(Lost(trial=name, why=why))
-        return found
+        known = {one.trial: one.why for one in lost}
+        return [
+            Lost(trial=name, why=known.get(name) or self._why_not(name, target, chosen))
+            for name in self._members
+            if name != chosen
+        ]
 
     def _why_not(self, name: str, target: str, chosen: str) -> str:
         if why := self._hopes.why(name, target):

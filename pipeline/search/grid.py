@@ -12,8 +12,10 @@ from typing import Any
 
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe
+from pipeline.core.record import digest
 from pipeline.search.trial import Trial
 
+_LONGEST = 100  # signs of a name; file systems take 255 with what is added to it
 MAX_TRIALS = 10_000  # a slip of the keyboard must not fill a disk
 
 Axis = tuple[str, tuple[str, ...]]
@@ -66,12 +68,15 @@ def trials(
     Raises:
         PareError: too many, or one that the recipe refuses; it is named.
     """
+    if seeds > 1 and "seed" in dict(grid):
+        raise PareError("--grid names seed, and --seeds counts them. Leave one of them out.")
     count = seeds
     for _, values in grid:
         count *= len(values)
     if count > MAX_TRIALS:
         raise PareError(f"the grid asks for {count:,} runs; {MAX_TRIALS:,} are the limit.")
     found = list(_combined(source, grid, seeds, list(overrides), until))
+    _demand_different(found)
     names = Counter(trial.name for trial in found)
     if twice := [name for name, times in names.items() if times > 1]:
         raise PareError(
@@ -79,6 +84,23 @@ def trials(
             "values differ in signs that no folder has. Run them apart."
         )
     return found
+
+
+def _demand_different(trials: Sequence[Trial]) -> None:
+    """Refuse two trials that are one.
+
+    Raises:
+        PareError: names both.
+    """
+    known: dict[str, str] = {}
+    for trial in trials:
+        recipe = digest(trial.recipe.model_dump(mode="json"))
+        other = known.setdefault(recipe, trial.name)
+        if other != trial.name:
+            raise PareError(
+                f"the trials {other} and {trial.name} of the grid are the same recipe. Leave "
+                "one of the values out."
+            )
 
 
 def _combined(
@@ -142,4 +164,7 @@ def _name(texts: Sequence[str]) -> str:
     """
     parts = (text.partition("=") for text in texts)
     short = (f"{key.rpartition('.')[2]}={value}" for key, _, value in parts)
-    return re.sub(r"[^A-Za-z0-9._=,-]+", "-", ",".join(short)).strip("-") or "run"
+    name = re.sub(r"[^A-Za-z0-9._=,-]+", "-", ",".join(short)).strip("-") or "run"
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[:_LONGEST]}-{digest([*texts])[:8]}"

@@ -63,7 +63,7 @@ class OnRay:
                     search_alg=hooks.searcher,
                     scheduler=hooks.scheduler,
                     num_samples=-1,  # as many as the feed gives
-                    max_concurrent_trials=None if self._address else self.workers,
+                    max_concurrent_trials=self.workers,
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(
@@ -219,7 +219,7 @@ def _hooks(held: _Held) -> _Hooks:
             if "epoch" not in result:
                 return str(TrialScheduler.CONTINUE)
             epoch, name = Epoch.model_validate_json(result["epoch"]), trial.config["name"]
-            if held.feed.epoch(name, epoch):
+            if held.feed.epoch(name, epoch, int(result["total"])):
                 return str(TrialScheduler.CONTINUE)
             self.stopped.add(name)
             return str(TrialScheduler.STOP)

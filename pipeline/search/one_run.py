@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pipeline.core.epoch import Epoch
 from pipeline.core.errors import Interrupted, PareError
+from pipeline.core.own_code import importable_from_here
 from pipeline.search.figures import figures
 from pipeline.search.folder import SearchDir
 from pipeline.search.sharing import take_over
-from pipeline.search.trial import Outcome, State, Trial
+from pipeline.search.trial import Outcome, Trial
 from pipeline.stages import STAGES, dense_start, named
-from pipeline.stages.runner import Runner
+from pipeline.stages.runner import Quiet, Reporter, Runner
 
 Told = Callable[[Epoch, int], bool]
 
@@ -29,6 +28,7 @@ class _Reporter:
 
     def __init__(self, told: Told) -> None:
         self._told = told
+        self.warnings: list[str] = []
 
     def stage(self, number: int, name: str, text: str, seconds: float | None) -> None:
         """Say nothing: the run's folder tells."""
@@ -44,7 +44,8 @@ class _Reporter:
             raise Stopped(f"stopped after epoch {epoch.epoch}: others were ahead")
 
     def warn(self, text: str) -> None:
-        """Say nothing: the report tells."""
+        """Keep it for the outcome."""
+        self.warnings.append(text)
 
 
 def key_of(trial: Trial, folder: SearchDir) -> str:
@@ -53,13 +54,15 @@ def key_of(trial: Trial, folder: SearchDir) -> str:
     Raises:
         PareError: the recipe names what there is not.
     """
-    runner = _runner(trial, folder, lambda *_: True)
+    runner = _runner(trial, folder, Quiet())
     return runner.key(_last(trial))
 
 
-def first_key(trial: Trial, folder: SearchDir) -> str:
-    """Return the key of what a trial computes first, which trials may have in common."""
-    return dense_start.key_of(trial.recipe) or _runner(trial, folder, lambda *_: True).key(1)
+def first_keys(trial: Trial, folder: SearchDir) -> tuple[str, ...]:
+    """Return the keys of what a trial computes first, which trials may have in common."""
+    dense = dense_start.key_of(trial.recipe)
+    own = _runner(trial, folder, Quiet()).key(1)
+    return (own, dense) if dense else (own,)
 
 
 def run_trial(trial: Trial, folder: SearchDir, told: Told = lambda *_: True) -> Outcome:
@@ -76,35 +79,56 @@ def run_trial(trial: Trial, folder: SearchDir, told: Told = lambda *_: True) -> 
     Raises:
         Interrupted: on Ctrl-C.
     """
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # for the user's own package.module:name
+    importable_from_here()
     began = time.monotonic()
-    state: State = "failed"
-    more: dict[str, Any] = {}
-    key = ""
+    reporter = _Reporter(told)
+    reached = _attempt(trial, folder, reporter)
+    outcome = Outcome(
+        trial=trial.name,
+        seconds=round(time.monotonic() - began, 3),
+        warnings=tuple(reporter.warnings),
+        **reached,
+    )
     try:
-        runner = _runner(trial, folder, told)
-        key = runner.key(_last(trial))
-        more["shared"] = tuple(take_over(runner, folder.runs(), trial.until))
-        result = runner.run(until=trial.until)
-        more |= {"executed": tuple(result.executed), "figures": figures(result)}
-        state = "finished"
-    except Interrupted:
-        raise
-    except Stopped as stop:
-        state, more["why"] = "stopped", str(stop)
-    except PareError as error:
-        more["why"] = str(error)
-    except Exception as error:  # a bug, or a library's: the others go on, and it is told
-        more["why"] = f"{type(error).__name__}: {error}"
-    seconds = round(time.monotonic() - began, 3)
-    outcome = Outcome(trial=trial.name, key=key, state=state, seconds=seconds, **more)
-    folder.keep(outcome)
+        folder.keep(outcome)
+    except OSError as error:
+        raise PareError(
+            f"what became of trial {trial.name} can't be written to {folder.path}: "
+            f"{error.strerror}. Its run is kept; free some space and run the same command "
+            "again."
+        ) from error
     return outcome
 
 
-def _runner(trial: Trial, folder: SearchDir, told: Told) -> Runner:
-    return Runner(trial.recipe, folder.run(trial.name), _Reporter(told), shelf=folder.shelf)
+def _attempt(trial: Trial, folder: SearchDir, reporter: _Reporter) -> dict[str, Any]:
+    """Run a trial and return how it ended, and what it reached where it did."""
+    key, taken = "", list[str]()
+    try:
+        runner = _runner(trial, folder, reporter)
+        key = runner.key(_last(trial))
+        result = runner.run(
+            until=trial.until,
+            prepare=lambda: taken.extend(take_over(runner, folder.runs(), trial.until)),
+        )
+        return {
+            "key": key,
+            "state": "finished",
+            "shared": tuple(taken),
+            "executed": tuple(result.executed),
+            "figures": figures(result),
+        }
+    except Interrupted:
+        raise
+    except Stopped as stop:
+        return {"key": key, "state": "stopped", "why": str(stop)}
+    except PareError as error:
+        return {"key": key, "state": "failed", "why": str(error)}
+    except Exception as error:  # a bug, or a library's: the others go on, and it is told
+        return {"key": key, "state": "failed", "why": f"{type(error).__name__}: {error}"}
+
+
+def _runner(trial: Trial, folder: SearchDir, reporter: Reporter) -> Runner:
+    return Runner(trial.recipe, folder.run(trial.name), reporter, shelf=folder.shelf)
 
 
 def _last(trial: Trial) -> int:

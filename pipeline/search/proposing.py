@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe
-from pipeline.search.family import Kind, Member, Space, member
+from pipeline.search.family import Kind, Member, Space, member, widths
 from pipeline.search.trial import Outcome
 
 _TRIES = 30  # of proposals in a row that counting refuses, or that there were before
@@ -75,6 +75,7 @@ class Proposer:
             direction="maximize", sampler=optuna.samplers.TPESampler(seed=recipe.seed)
         )
         self._recipe, self._space, self._count = recipe, space, count
+        self._widths = widths(recipe, space)
         self._open: dict[str, Any] = {}
         self._known = {one.trial.name for one in ladder}
         self.left = limit
@@ -103,7 +104,7 @@ class Proposer:
             name for name in ("weights", "macs", "channels") if getattr(self._space, name)
         ]
         kind: Kind = asked.suggest_categorical("kind", ["dense", *kinds])
-        low, high = min(self._space.widths), max(self._space.widths)
+        low, high = min(self._widths), max(self._widths)
         width = asked.suggest_float("width", low, high, log=True) if low < high else high
         part = 1.0
         if kind != "dense":

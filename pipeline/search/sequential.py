@@ -55,4 +55,4 @@ class _Told:
 
     def __call__(self, epoch: Epoch, total: int) -> bool:
         self._watcher.epoch(self._trial, epoch, total)
-        return self._feed.epoch(self._trial.name, epoch)
+        return self._feed.epoch(self._trial.name, epoch, total)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.artifact import Artifact
-from pipeline.core.rundir import RunDir
+from pipeline.core.rundir import SCRATCH, RunDir
 from pipeline.stages import STAGES
 from pipeline.stages.runner import Runner
 
@@ -66,7 +66,9 @@ def _copy(source: Path, final: Path) -> None:
     scratch = final.with_name(final.name + ".taken")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, scratch, copy_function=_linked)
+    # What a commit takes away last is no part of a result, and may be gone while it is copied.
+    ignored = shutil.ignore_patterns(*SCRATCH)
+    shutil.copytree(source, scratch, copy_function=_linked, ignore=ignored)
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.search.engine import Engine, Watcher
 from pipeline.search.feed import Listed
 from pipeline.search.folder import SearchDir
-from pipeline.search.one_run import first_key, key_of
+from pipeline.search.one_run import first_keys, key_of
 from pipeline.search.trial import Outcome, State, Trial
 
 
@@ -43,7 +43,7 @@ def sweep(
         ended = dict(done)
         feed = Listed(
             [trial for trial in trials if trial.name not in done],
-            {trial.name: first_key(trial, folder) for trial in trials},
+            lambda trial: first_keys(trial, folder),
             done,
             lambda outcome: ended.update({outcome.trial: outcome}),
         )

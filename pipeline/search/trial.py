@@ -42,6 +42,7 @@ class Outcome(Record):
         seconds: it took this time, what was skipped not counted.
         executed: stages that really ran.
         shared: stages that were taken over from other runs of the search.
+        warnings: what its run said beside its result.
         figures: what it reached, by name; a figure that is not known is missing.
     """
 
@@ -52,4 +53,5 @@ class Outcome(Record):
     seconds: float
     executed: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     figures: dict[str, Any] = Field(default_factory=dict)

@@ -34,7 +34,8 @@ def key(recipe: Recipe, method: Method) -> str | None:
 def key_of(recipe: Recipe) -> str | None:
     """Return the same for a recipe; nothing where its method or budget is refused."""
     try:
-        return key(recipe, create(recipe.method, recipe.budget))
+        # Of which shape the images are is no matter to the phases.
+        return key(recipe, create(recipe.method, recipe.budget, (1, 1, 1)))
     except PareError:
         return None
 

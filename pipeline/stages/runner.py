@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,13 +107,20 @@ class Runner:
         self._sources = fingerprint(recipe)
         self._keys: dict[str, str] = {}
 
-    def run(self, *, fresh: bool = False, until: str | None = None) -> Run:
+    def run(
+        self,
+        *,
+        fresh: bool = False,
+        until: str | None = None,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> Run:
         """Run the stages that are not finished, up to ``until``, then write the report.
 
         Args:
             fresh: believe nothing that is there; a stage's folder is replaced when its new
                 result is whole.
             until: name of the last stage to run.
+            prepare: called first, when the folder is nobody else's.
 
         Raises:
             PareError: what a stage refused; finished stages stay as they are.
@@ -121,6 +128,7 @@ class Runner:
         """
         last = named(until).name if until else STAGES[-1].name
         with self.dir.lock(), _told_if_full(self.dir.path), self.reporter.following():
+            prepare()
             if fresh:
                 shutil.rmtree(self.dir.path / TIMINGS, ignore_errors=True)
             artifacts, executed = self._run_stages(last, fresh=fresh)

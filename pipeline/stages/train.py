@@ -55,6 +55,7 @@ def run(context: Context) -> dict[str, Any]:
         "test_accuracy": trained_accuracy,
         "reference_epoch": trained.reference_epoch,
         "reference_accuracy": reference,
+        "reference_validation": trained.reference_validation,
         "pruned_test_accuracy": pruned_accuracy,
         "method_figures": figures,
         "test_images": len(data.test),

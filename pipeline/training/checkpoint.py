@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ class Checkpoint:
         torch.save(content, buffer)
         scratch.write_bytes(buffer.getbuffer())
         scratch.replace(path)
+
+    def leave(self, path: Path) -> None:
+        """Write it where other processes may write and read the same, unless it is there."""
+        if not path.exists():
+            own = path.with_name(f"{path.stem}.{os.getpid()}.pt")
+            self.save(own)
+            own.replace(path)
 
     def of_no_budget(self) -> Checkpoint:
         """Return the same for a training with another budget, which knows other accuracies."""

@@ -50,6 +50,7 @@ class Trained:
         reference: the most accurate network seen, whatever it spent: what the accuracy of
             the pruned one is compared with.
         reference_epoch: its number; 0 for the network the training started from.
+        reference_validation: its top-1 on the validation split.
         attached: the network after the last epoch, with all that the method attached to it.
     """
 
@@ -59,6 +60,7 @@ class Trained:
     best_epoch: int
     reference: nn.Module
     reference_epoch: int
+    reference_validation: float
     attached: nn.Module
 
 
@@ -159,6 +161,7 @@ class _Loop:
             best_epoch=self.best.epoch,
             reference=_with(model, self.reference.state),
             reference_epoch=self.reference.epoch,
+            reference_validation=self.reference.score,
             attached=copy.deepcopy(model).cpu().eval(),
         )
 
@@ -208,7 +211,7 @@ class _Loop:
                 if self.path:
                     self._checkpoint(*at).save(self.path)
                 if self.dense_end and (number, epoch + 1) == (0, phase.epochs):
-                    self._checkpoint(*at).of_no_budget().save(self.dense_end)
+                    self._checkpoint(*at).of_no_budget().leave(self.dense_end)
             self._report(len(self.history))
 
     def _measured(

@@ -23,10 +23,10 @@ def commands(command=main, path=()):
 
 def test_the_commands_are_these():
     assert sorted(" ".join(path) for path in commands() if path) == [
-        "compact", "compare", "doctor", "export", "fit", "inspect", "list", "package", "profile",
-        "prune", "quantize", "report", "run", "sweep", "targets", "targets calibrate",
-        "targets check", "targets list", "targets probe", "targets show", "targets validate",
-        "train",
+        "compact", "compare", "doctor", "export", "fit", "inspect", "list", "package",
+        "profile", "prune", "quantize", "report", "run", "sweep", "targets",
+        "targets calibrate", "targets check", "targets list", "targets probe",
+        "targets show", "targets validate", "train",
     ]  # fmt: skip
 
 

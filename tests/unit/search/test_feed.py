@@ -14,7 +14,8 @@ def outcome(name, state="finished", why=""):
 def listed(trials, shared=None, done=()):
     told = []
     shared = shared or {trial.name: trial.name for trial in trials}
-    return Listed(trials, shared, {one.trial: one for one in done}, told.append), told
+    keys = lambda trial: (shared[trial.name],)  # noqa: E731
+    return Listed(trials, keys, {one.trial: one for one in done}, told.append), told
 
 
 def three():
@@ -52,12 +53,20 @@ def test_where_the_first_fails_the_next_goes_ahead():
     assert names(feed) == ["seed=3"]
 
 
-def test_nobody_waits_for_what_was_there_before():
+def test_a_trial_is_held_back_by_each_of_its_keys():
+    """Of those with one dense start and one training, the second waits for either."""
+    from pipeline.search.feed import Turns
+
+    keys = {"seed=1": ("t1", "dense"), "seed=2": ("t2", "dense"), "seed=3": ("t2", "other")}
+    turns = Turns(lambda trial: keys[trial.name])
     one, two, three_ = three()
-    feed, _ = listed(
-        [two, three_], dict.fromkeys(("seed=1", "seed=2", "seed=3"), "a"), [outcome(one.name)]
-    )
-    assert names(feed) == ["seed=2", "seed=3"]
+    assert turns.first([one, two, three_]) is one
+    assert turns.first([two, three_]) is three_
+    assert turns.first([two]) is None
+    turns.ended(outcome(one.name))
+    assert turns.first([two]) is None  # the other still trains what it would
+    turns.ended(outcome(three_.name))
+    assert turns.first([two]) is two
 
 
 def test_a_trial_waits_for_those_it_names_and_falls_with_them():

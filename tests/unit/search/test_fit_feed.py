@@ -73,6 +73,7 @@ def test_the_best_on_validation_is_made_files_of_for_all_targets():
     assert one.next() is None
     assert not one.exhausted
     one.told(with_files(NARROW, 0.9, PI, MCU))
+    assert one.next() is None
     assert one.exhausted
     for verdict in one.verdicts.values():
         assert (verdict.fits, verdict.trial, verdict.accuracy) == (True, final.name, 0.9)
@@ -94,9 +95,10 @@ def test_where_the_files_break_a_limit_the_next_best_is_tried():
     one.told(trained(NARROW, 0.8))
     assert one.next().name == f"{WIDE}.files"
     one.told(with_files(WIDE, 0.9, PI))
-    assert one.verdicts[PI.id].trial == f"{WIDE}.files"
     assert one.next().name == f"{NARROW}.files"
+    assert one.verdicts[PI.id].trial == f"{WIDE}.files"
     one.told(with_files(NARROW, 0.9, MCU))
+    assert one.next() is None
     assert one.verdicts[MCU.id].trial == f"{NARROW}.files"
     assert [(lost.trial, lost.why) for lost in one.verdicts[MCU.id].lost] == [
         (WIDE, "too large")
@@ -129,6 +131,7 @@ def test_what_is_lost_counts_from_the_best_network_of_the_whole_search():
     one.told(with_files(WIDE, 0.93, PI, reference=0.95))
     assert one.next().name == f"{NARROW}.files"
     one.told(with_files(NARROW, 0.94, PI, reference=0.80))
+    assert one.next() is None
     assert one.verdicts[PI.id].trial == f"{NARROW}.files"
     assert "loses 2.00 points of top-1" in one.verdicts[PI.id].lost[0].why
 
@@ -140,9 +143,10 @@ def test_a_target_takes_only_what_counting_lets_it():
     one.told(trained(NARROW, 0.8))
     assert one.next().name == f"{WIDE}.files"
     one.told(with_files(WIDE, 0.9, PI, MCU))
-    assert MCU.id not in one.verdicts
     assert one.next().name == f"{NARROW}.files"
+    assert MCU.id not in one.verdicts
     one.told(with_files(NARROW, 0.9, PI, MCU))
+    assert one.next() is None
     lost = {lost.trial: lost.why for lost in one.verdicts[MCU.id].lost}
     assert lost[WIDE] == "by counting: flash: too much"
 
@@ -171,6 +175,7 @@ def test_when_the_time_is_up_no_candidate_begins_and_files_are_still_made():
     late.told(trained(WIDE, 0.9))
     assert late.next().name == f"{WIDE}.files"
     late.told(with_files(WIDE, 0.9, PI, MCU))
+    assert late.next() is None
     assert late.exhausted
     assert late.verdicts[PI.id].lost[0].why == "not begun: the time was up"
 
@@ -203,8 +208,8 @@ def epoch(number, accuracy):
 def test_a_network_is_stopped_only_by_those_that_compete_for_its_targets(barred, goes_on):
     one = feed(dict.fromkeys(barred, "no"))
     begin_both(one)
-    assert one.epoch(WIDE, epoch(1, 0.9))
-    assert one.epoch(NARROW, epoch(1, 0.5)) is goes_on
+    assert one.epoch(WIDE, epoch(1, 0.9), 9)
+    assert one.epoch(NARROW, epoch(1, 0.5), 9) is goes_on
 
 
 def test_what_is_left_after_compaction_is_counted_again():
@@ -216,10 +221,65 @@ def test_what_is_left_after_compaction_is_counted_again():
     one.told(trained(NARROW, 0.7))
     assert one.next().name == f"{NARROW}.files"
     one.told(with_files(NARROW, 0.9, MCU))
+    assert one.next() is None
     lost = {lost.trial: lost.why for lost in one.verdicts[MCU.id].lost}
     assert lost == {WIDE: "by counting: too big"}
 
 
+def test_a_target_takes_the_first_of_its_own_ranking_whoever_ends_first():
+    one = feed({(WIDE, MCU.id): "too big"})
+    begin_both(one)
+    one.told(trained(WIDE, 0.95))
+    one.told(trained(NARROW, 0.9))
+    assert {one.next().name, one.next().name} == {f"{WIDE}.files", f"{NARROW}.files"}
+    one.told(with_files(NARROW, 0.9, PI, MCU))
+    assert one.next() is None
+    assert set(one.verdicts) == {MCU.id}
+    one.told(with_files(WIDE, 0.9, PI, MCU))
+    assert one.next() is None
+    assert one.verdicts[PI.id].trial == f"{WIDE}.files"
+
+
+def test_what_is_known_from_before_decides_nothing_before_new_candidates_ended():
+    one = feed(targets=(PI,))
+    one.told(trained(NARROW, 0.8))
+    one.told(with_files(NARROW, 0.9, PI))
+    assert one.next().name == WIDE
+    assert one.next() is None
+    assert not one.verdicts
+    one.told(trained(WIDE, 0.9))
+    assert one.next().name == f"{WIDE}.files"
+
+
+def stopped(name):
+    return Outcome(trial=name, key="", state="stopped", why="others were ahead", seconds=1)
+
+
+def test_what_was_stopped_is_trained_on_where_nothing_else_is_left():
+    one = feed(targets=(MCU,))
+    begin_both(one)
+    assert one.epoch(WIDE, epoch(1, 0.9), 9)
+    assert not one.epoch(NARROW, epoch(1, 0.5), 9)
+    one.told(stopped(NARROW))
+    one.told(trained(WIDE, 0.9))
+    assert one.next().name == f"{WIDE}.files"
+    one.told(with_files(WIDE, 0.9))
+    assert one.next().name == NARROW
+    assert one.epoch(NARROW, epoch(1, 0.5), 9)  # it is not stopped again
+    one.told(trained(NARROW, 0.8))
+    assert one.next().name == f"{NARROW}.files"
+    one.told(with_files(NARROW, 0.9, MCU))
+    assert one.next() is None
+    assert one.verdicts[MCU.id].trial == f"{NARROW}.files"
+
+
+def test_a_training_at_its_end_is_not_stopped():
+    one = feed(targets=(PI,))
+    begin_both(one)
+    assert one.epoch(WIDE, epoch(1, 0.9), 1)
+    assert one.epoch(NARROW, epoch(1, 0.1), 1)
+
+
 def test_files_are_never_stopped():
     one = feed()
-    assert one.epoch(f"{WIDE}.files", epoch(1, 0.0))
+    assert one.epoch(f"{WIDE}.files", epoch(1, 0.0), 9)

@@ -59,6 +59,7 @@ def test_commas_in_brackets_and_quotes_belong_to_the_value():
         (["=1"], r"is not of the form"),
         (["seed=1,2", "seed=3"], r"--grid names seed twice"),
         (["seed=1,1"], r"names a value twice"),
+        (["budget.weights=0.5,0.50"], r"the trials .* and .* are the same recipe"),
         (["budget.weigts=0.5"], r"the trial with .*weigts=0.5: .*Did you mean 'weights'"),
         (["budget.weights=2"], r"budget.weights = 2"),
         ([f"seed={MANY}", f"train.epochs={MANY}"], r"10,201 runs; 10,000 are the limit"),
@@ -67,6 +68,17 @@ def test_commas_in_brackets_and_quotes_belong_to_the_value():
 def test_what_is_no_grid_is_refused(texts, message):
     with pytest.raises(PareError, match=message):
         made(*texts)
+
+
+def test_seeds_are_named_or_counted():
+    with pytest.raises(PareError, match=r"--grid names seed, and --seeds counts them"):
+        made("seed=1,2", seeds=3)
+
+
+def test_a_long_name_is_cut_and_stays_apart():
+    one, other = made(f'model.checkpoint="{"a" * 300}1","{"a" * 300}2"')
+    assert len(one.name) < 120
+    assert one.name != other.name
 
 
 def test_two_values_never_share_a_folder():
