@@ -66,7 +66,7 @@ def collect(folder: Path) -> dict[str, Any]:
 
 def _trial(folder: Path, trial: Mapping[str, Any]) -> dict[str, Any]:
     outcome = _read(folder / "outcomes" / f"{trial['name']}.json") or {"state": "not run"}
-    names = ("state", "why", "seconds", "executed", "shared", "figures")
+    names = ("state", "why", "seconds", "executed", "shared", "warnings", "figures")
     return {**trial, **{name: outcome.get(name) for name in names}}
 
 

@@ -98,7 +98,7 @@ def _trials(report: Mapping[str, Any]) -> list[dict[str, Any]]:
             "macs": whole((trial["figures"] or {}).get("macs")),
             "seconds": number(trial["seconds"]),
             "shared": ", ".join(trial["shared"] or ()) or DASH,
-            "why": trial["why"] or "",
+            "why": "; ".join(filter(None, [trial["why"], *(trial["warnings"] or ())])),
         }
         for trial in report["trials"]
     ]

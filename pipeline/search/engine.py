@@ -48,7 +48,8 @@ def chosen(workers: int | None, address: str | None, *, cpus: int = 1) -> Engine
     """Return Ray where it is there and of use, and one trial after another elsewhere.
 
     Args:
-        workers: trials at a time; as many as cores and memory allow where not given.
+        workers: trials at a time; as many as cores and memory, or the cluster, allow where
+            not given.
         address: of a Ray cluster; a local one is started where there is none.
         cpus: cores of each trial.
 
@@ -63,7 +64,7 @@ def chosen(workers: int | None, address: str | None, *, cpus: int = 1) -> Engine
             "Ray is not installed, which runs trials side by side. Install it: pip install "
             "'pare[sweep]'; or leave --ray out and set --workers 1."
         )
-    count = workers or fitting_workers(cpus)
+    count = workers if address else workers or fitting_workers(cpus)
     if not there or (address is None and count == 1):
         return Sequential()
     from pipeline.search.on_ray import OnRay

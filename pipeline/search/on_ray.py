@@ -40,8 +40,9 @@ _QUIET = {
 class OnRay:
     """The engine of many workers."""
 
-    def __init__(self, workers: int, cpus: int, address: str | None) -> None:
-        self.workers = workers
+    def __init__(self, workers: int | None, cpus: int, address: str | None) -> None:
+        self.workers = workers or 1  # a cluster tells how many only once it is joined
+        self._most = workers
         self._cpus = cpus
         self._address = address
 
@@ -63,7 +64,7 @@ class OnRay:
                     search_alg=hooks.searcher,
                     scheduler=hooks.scheduler,
                     num_samples=-1,  # as many as the feed gives
-                    max_concurrent_trials=self.workers,
+                    max_concurrent_trials=self._most,
                     reuse_actors=True,
                 ),
                 run_config=tune.RunConfig(

@@ -43,7 +43,7 @@ class Place:
 
     Attributes:
         folder: of the run's trackers.
-        run: the run's name.
+        run: the name of the run's folder.
         experiment: what runs are grouped by.
         address: what the recipe says at the tracker's key.
     """
@@ -248,7 +248,9 @@ def _trackers(recipe: Recipe, folder: Path) -> dict[str, Tracker]:
         if address:
             kind, _ = TRACKERS.load(key)
             _demand_installed(kind, key)
-            found[key] = kind(Place(folder, recipe.name, recipe.track.experiment, address))
+            found[key] = kind(
+                Place(folder, folder.parent.name, recipe.track.experiment, address)
+            )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
@@ -47,17 +48,19 @@ class Mlflow:
         self._params: dict[str, Scalar] = {}
         self._client: Any = None
         self._run = ""
+        self._id = ""
         self._sent: dict[str, set[int]] = {}
 
     def begin(self, params: Mapping[str, Scalar]) -> None:
-        """Connect."""
+        """Connect, and make the experiment where it is new."""
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         self._params = dict(params)
-        with _quiet():
+        with _quiet(), _alone(self._place.address):
             from mlflow.tracking import MlflowClient
 
             self._client = MlflowClient(tracking_uri=_uri(self._place.address))
+            self._id = self._experiment()
 
     def epoch(self, curve: str, epoch: Epoch) -> None:
         """Send an epoch's figures, unless the server has them."""
@@ -120,9 +123,7 @@ class Mlflow:
         """Create a run with the recipe as its parameters, and remember which one."""
         from mlflow.entities import Param
 
-        run = str(
-            self._client.create_run(self._experiment(), run_name=self._place.run).info.run_id
-        )
+        run = str(self._client.create_run(self._id, run_name=self._place.run).info.run_id)
         params = [Param(_named(k), str(v)[:_TEXT]) for k, v in self._params.items()]
         for some in _in_parts(params, _PARAMS):
             self._client.log_batch(run, params=some)
@@ -138,12 +139,18 @@ class Mlflow:
         return run
 
     def _experiment(self) -> str:
-        found = self._client.get_experiment_by_name(self._place.experiment)
-        return str(
-            found.experiment_id
-            if found
-            else self._client.create_experiment(self._place.experiment)
-        )
+        from mlflow.exceptions import MlflowException
+
+        name = self._place.experiment
+        found = self._client.get_experiment_by_name(name)
+        if not found:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException:  # another run was faster
+                found = self._client.get_experiment_by_name(name)
+                if not found:
+                    raise
+        return str(found.experiment_id)
 
     def _training(self, first: Epoch) -> str:
         return digest(
@@ -177,6 +184,20 @@ def _uri(address: str) -> str:
     if "://" in plain:
         return address
     return f"sqlite:///{Path(plain).absolute() / 'mlflow.db'}"
+
+
+@contextmanager
+def _alone(address: str) -> Iterator[None]:
+    """Keep runs side by side from making the database in a folder at the same time."""
+    uri = _uri(address)
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".mlflow.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _in_parts(values: list[Any], most: int) -> Iterator[list[Any]]:

@@ -218,3 +218,23 @@ def test_workers_are_bounded_by_memory(monkeypatch):
     assert fitting_workers() == 1
     monkeypatch.setattr(engine, "_available_gb", lambda: 1000.0)
     assert fitting_workers() == len(os.sched_getaffinity(0))
+
+
+def test_side_by_side_no_training_is_done_twice_and_mlflow_has_every_trial(tmp_path):
+    """One dense start, two budgets, two compactions each: every key is waited for."""
+    grid = ("--grid", "budget.weights=0.5,0.4", "--grid", "compact.multiple=1,2")
+    tuned = ("--set", "method.name=magnitude", "--set", "method.finetune_epochs=1")
+    tracked = ("--set", f"track.mlflow={tmp_path / 'ml'}")
+    out = tmp_path / "sweep"
+    result = pare(*arguments(out, "--workers", "2", *tuned, *tracked, grid=grid))
+    assert result.exit_code == 0, result.output
+    found = outcomes(out)
+    executed = [stage for one in found.values() for stage in one["executed"]]
+    assert executed.count("train") == 2
+    assert len(list((out / "shelf").glob("dense-*.pt"))) == 1
+    assert [one["warnings"] for one in found.values()] == [[]] * 4
+    client = pytest.importorskip("mlflow.tracking", reason="the extra 'track' is missing")
+    runs = client.MlflowClient(f"sqlite:///{tmp_path / 'ml'}/mlflow.db")
+    experiment = runs.get_experiment_by_name("pare")
+    names = {one.info.run_name for one in runs.search_runs([experiment.experiment_id])}
+    assert names == set(found)

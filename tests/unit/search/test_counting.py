@@ -1,7 +1,9 @@
 """What is counted before the training refuses what can't fit, and nothing that can."""
 
+import pytest
 from fast_run import FAST
 
+from pipeline.core.errors import PareError
 from pipeline.core.recipe import Recipe
 from pipeline.core.target import Budgets, Figure, Memory, Target
 from pipeline.graph.counting import count
@@ -165,3 +167,55 @@ def test_a_model_without_a_width_has_no_narrower_kin():
     own = recipe("model.name=torchvision:squeezenet1_1")
     names = [m.trial.name for m in family(own, Space(weights=(), channels=()))]
     assert names == ["dense-width-1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet20", (3, 32, 32)), ("mobilenet_v1", (3, 32, 32))]
+)
+def test_batch_norms_are_counted_as_files_store_them(name, shape, tmp_path):
+    """Folded, they leave one bias a channel; a bound above the file would refuse it."""
+    import torch
+
+    from pipeline.graph.fold import fold_batch_norm
+    from pipeline.graph.trace import trace
+
+    recipe = Recipe.load("quickstart", [f"model.name={name}"])
+    made = member(recipe, "dense", 1.0, 1.0, None, "compact")
+    model = network(made, shape, CLASSES)
+    path = tmp_path / "model.onnx"
+    folded = fold_batch_norm(trace(model.eval(), shape))
+    torch.onnx.export(folded, (torch.zeros(1, *shape),), path, external_data=False)
+    counted = Counted(model, shape, Least.of("dense", 1.0))
+    size = path.stat().st_size
+    assert 0.9 * size < counted.least_bytes("onnx", "fp32") <= size
+
+
+def test_half_floats_are_two_bytes_in_onnx_and_widened_in_tflite():
+    counted = Counted(network(one(), SHAPE, CLASSES), SHAPE, Least.of("dense", 1.0))
+    arena = {
+        form: counted._candidate(PI, form, "fp16").graph.memory.greedy_bytes
+        for form in ("onnx", "tflite")
+    }
+    assert arena["tflite"] == 2 * arena["onnx"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "space", "message"),
+    [
+        (("model.name=torchvision:squeezenet1_1",), {"widths": (0.5,)}, "no option for it"),
+        (('model.checkpoint="w.pt"',), {"widths": (0.5,)}, "its trained weights have one"),
+        ((), {"sizes": (16,)}, "the images of data 'digits' have one size"),
+    ],
+)
+def test_a_family_that_can_not_be_is_refused(changes, space, message):
+    with pytest.raises(PareError, match=message):
+        family(recipe(*changes), Space(**space))
+
+
+def test_the_widest_that_the_model_can_have_is_pruned():
+    own = recipe("model.name=torchvision:squeezenet1_1")
+    space = Space(widths=(2.0, 1.0), weights=(0.5,), channels=())
+    assert [m.trial.name for m in family(own, space)] == [
+        "dense-width-1",
+        "weights-0.5-width-1",
+    ]

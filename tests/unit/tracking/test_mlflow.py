@@ -75,7 +75,7 @@ def test_a_run_is_there_with_curve_recipe_and_figures(track, runs, tmp_path):
     ((run, steps),) = runs()
     assert steps == losses(tmp_path)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "quickstart"
+    assert run.info.run_name == "run"  # the folder's
     assert run.data.params["train.lr"] == "0.05"
     kept = read_json(tmp_path / "run" / "1-train" / "stage.json")["metrics"]["kept_weights"]
     assert run.data.metrics["train/kept_weights"] == kept
