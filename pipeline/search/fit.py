@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from pipeline.core.errors import PareError
 from pipeline.core.plugins import EXPORTERS
@@ -65,47 +65,90 @@ def fit(
         Interrupted: on Ctrl-C; the same call goes on from there.
     """
     folder = SearchDir(out)
+    plan = _plan(recipe, sources, space)
+    targets = [target.id for target in plan.targets]
+    members = [member.trial for member in plan.members]
+    with folder.lock():
+        folder.await_workers()
+        feed = _feed(recipe, space, plan, folder, seconds, more)
+        folder.describe("fit", members, targets=targets)
+        _take_in(feed, folder, watcher)
+        if not feed.exhausted:
+            engine.run(feed, folder, watcher)
+        found = {verdict.target: verdict for verdict in plan.refused} | feed.verdicts
+        tried = {trial.name: trial for trial in (*members, *feed.trials)}
+        folder.describe("fit", list(tried.values()), targets=targets)
+        verdicts = [found[target] for target in targets]
+        write_json(out / "verdicts.json", [v.model_dump(mode="json") for v in verdicts])
+        for source, verdict in zip(sources, verdicts, strict=True):
+            _deliver(folder, recipe, source, verdict, feed.members)
+    return verdicts
+
+
+class _Plan(NamedTuple):
+    """What is known before anything is trained.
+
+    Attributes:
+        sources: names of the targets, or paths of their files.
+        hopes: of each candidate for each target.
+        refused: verdicts on the targets that no candidate may fit.
+    """
+
+    targets: list[Target]
+    sources: Sequence[str]
+    members: list[Member]
+    hopes: dict[str, dict[str, Hope]]
+    refused: list[Verdict]
+    counting: Counting
+
+
+def _plan(recipe: Recipe, sources: Sequence[str], space: Space) -> _Plan:
+    """Make the family and count it."""
     targets = [Target.load(source) for source in sources]
     _demand_compatible(recipe, targets)
     members = family(recipe, space)
     counting = Counting(targets)
     hopes = {member.trial.name: counting.before(member) for member in members}
-    refused = [_impossible(t, members, hopes) for t in targets]
-    left = [t for t, verdict in zip(targets, refused, strict=True) if verdict is None]
-    useful = [m for m in members if any(h.possible for h in hopes[m.trial.name].values())]
-    with folder.lock():
-        folder.await_workers()
-        feed = FitFeed(
-            useful,
-            left,
-            [
-                source
-                for source, target in zip(sources, targets, strict=True)
-                if target in left
-            ],
-            Hopes({name: _whys(of) for name, of in hopes.items()}),
-            lambda member, figures: _whys(
-                counting.after(member, figures["parameters"], figures["macs"])
-            ),
-            Halving(first=max(1, recipe.train.epochs // 9)),
-            finalists=_FINALISTS,
-            first_keys=lambda trial: first_keys(trial, folder),
-            deadline=None if seconds is None else time.monotonic() + seconds,
-            more=Proposer(recipe, space, members, lambda m: _whys(counting.before(m)), more)
-            if more
-            else None,
-        )
-        folder.describe("fit", [member.trial for member in members], targets=_names(targets))
-        _take_in(feed, folder, watcher)
-        if left:
-            engine.run(feed, folder, watcher)
-        found = {verdict.target: verdict for verdict in refused if verdict} | feed.verdicts
-        folder.describe("fit", _all_trials(members, feed), targets=_names(targets))
-        verdicts = [found[target.id] for target in targets]
-        write_json(out / "verdicts.json", [v.model_dump(mode="json") for v in verdicts])
-        for source, verdict in zip(sources, verdicts, strict=True):
-            _deliver(folder, recipe, source, verdict, [*members, *feed.members])
-    return verdicts
+    refused = [verdict for t in targets if (verdict := _impossible(t, hopes))]
+    return _Plan(targets, sources, members, hopes, refused, counting)
+
+
+def _feed(
+    recipe: Recipe,
+    space: Space,
+    plan: _Plan,
+    folder: SearchDir,
+    seconds: float | None,
+    more: int,
+) -> FitFeed:
+    """Return the feed of the candidates and targets that there is any hope for."""
+    counting, refused = plan.counting, {verdict.target for verdict in plan.refused}
+    left = [
+        (target, source)
+        for target, source in zip(plan.targets, plan.sources, strict=True)
+        if target.id not in refused
+    ]
+    proposer = Proposer(
+        recipe, space, plan.members, lambda m: _whys(counting.before(m)), more
+    ) if more and left else None  # fmt: skip
+    return FitFeed(
+        [
+            m
+            for m in plan.members
+            if any(h.possible for h in plan.hopes[m.trial.name].values())
+        ],
+        [target for target, _ in left],
+        [source for _, source in left],
+        Hopes({name: _whys(of) for name, of in plan.hopes.items()}),
+        lambda member, figures: _whys(
+            counting.after(member, figures["parameters"], figures["macs"])
+        ),
+        Halving(first=max(1, recipe.train.epochs // 9)),
+        finalists=_FINALISTS,
+        first_keys=lambda trial: first_keys(trial, folder),
+        deadline=None if seconds is None else time.monotonic() + seconds,
+        more=proposer,
+    )
 
 
 def _demand_compatible(recipe: Recipe, targets: Sequence[Target]) -> None:
@@ -115,34 +158,23 @@ def _demand_compatible(recipe: Recipe, targets: Sequence[Target]) -> None:
         PareError: they ask for different batches, or one takes no format that is written.
     """
     batch(targets)
-    names = recipe.export.exporters or list(EXPORTERS.plugins())
-    written = {EXPORTERS.load(name)[0].FORMAT for name in names}
+    # All exporters together write every format; which ones some write takes loading them.
+    written = {EXPORTERS.load(name)[0].FORMAT for name in recipe.export.exporters}
     for target in targets:
-        if not written & set(target.constraints.formats):
+        if written and not written & set(target.constraints.formats):
             raise PareError(
                 f"{target.id} takes {', '.join(target.constraints.formats)}, and "
                 f"export.exporters writes {', '.join(sorted(written))} only."
             )
 
 
-def _names(targets: Sequence[Target]) -> list[str]:
-    return [target.id for target in targets]
-
-
-def _all_trials(members: Sequence[Member], feed: FitFeed) -> list[Any]:
-    known = {trial.name: trial for trial in feed.trials}
-    return [*(m.trial for m in members if m.trial.name not in known), *known.values()]
-
-
 def _whys(of: dict[str, Hope]) -> dict[str, str]:
     return {target: str(one) for target, one in of.items()}
 
 
-def _impossible(
-    target: Target, members: Sequence[Member], hopes: dict[str, dict[str, Hope]]
-) -> Verdict | None:
+def _impossible(target: Target, hopes: dict[str, dict[str, Hope]]) -> Verdict | None:
     """Refuse a target that no network of the family can fit, by the one that comes nearest."""
-    own = {member.trial.name: hopes[member.trial.name][target.id] for member in members}
+    own = {name: of[target.id] for name, of in hopes.items()}
     if any(one.possible for one in own.values()):
         return None
     name = min(own, key=lambda n: (bool(own[n].why), len(own[n].broken), _excess(own[n])))
