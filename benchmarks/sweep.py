@@ -79,7 +79,7 @@ def table(taken: dict[tuple[str, str], float]) -> str:
         "",
         said,
         "",
-        "| network | " + " | ".join(ENGINES) + " | part of one thread's | part of all cores' |",
+        f"| network | {' | '.join(ENGINES)} | part of one thread's | part of all cores' |",
         "|---|---|---|---|---|---|",
     ]
     for network in NETWORKS:
