@@ -57,20 +57,6 @@ class SearchDir:
         listed = [trial.model_dump(mode="json", exclude={"recipe"}) for trial in trials]
         write_json(self.path / _RECORD, {"kind": kind, **more, "trials": listed})
 
-    def described(self) -> dict[str, Any]:
-        """Return what ``describe`` wrote.
-
-        Raises:
-            PareError: there is no search in the folder.
-        """
-        try:
-            return dict(read_json(self.path / _RECORD))
-        except (OSError, ValueError) as error:
-            raise PareError(
-                f"{self.path} is not the folder of a search: it has no {_RECORD} that can be "
-                "read. Run `pare sweep` or `pare fit` with --out."
-            ) from error
-
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder against a second search.
