@@ -92,13 +92,17 @@ def states(entry: dict[str, Any]) -> dict[str, str]:
     return {one["exporter"]: one["state"] for one in entry["candidates"]}
 
 
+_OF_THE_MOMENT = ("timings", "tracking")
+
+
 def names(folder: Path) -> set[str]:
     """Return every file below a folder, by its path in it.
 
     Of this machine's times only what was stable is kept: which those are is not the run's.
+    Event files are named by the time they were begun.
     """
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {str(path) for path in paths if path.parts[0] != "timings"}
+    return {str(path) for path in paths if path.parts[0] not in _OF_THE_MOMENT}
 
 
 def is_alive(pid: int) -> bool:

@@ -220,6 +220,7 @@ def test_workers_are_bounded_by_memory(monkeypatch):
     assert fitting_workers() == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.filterwarnings("ignore")  # of what a database's client brings along
 def test_side_by_side_no_training_is_done_twice_and_mlflow_has_every_trial(tmp_path):
     """One dense start, two budgets, two compactions each: every key is waited for."""
     grid = ("--grid", "budget.weights=0.5,0.4", "--grid", "compact.multiple=1,2")
