@@ -1,5 +1,8 @@
 """What is counted before the training refuses what can't fit, and nothing that can."""
 
+import csv
+from pathlib import Path
+
 import pytest
 from fast_run import FAST
 
@@ -58,6 +61,21 @@ def test_of_pruned_weights_half_may_be_on_no_path():
     kept = int(PARAMETERS * 0.2 * 0.5) + BESIDE
     assert hope(limited(model_mb=kept / 1e6), "weights", 0.2).possible
     assert not hope(limited(model_mb=(kept - 1) / 1e6), "weights", 0.2).possible
+
+
+def test_of_very_few_weights_more_are_on_no_path():
+    assert Least.of("weights", 0.02).weights == 0.01
+    assert Least.of("weights", 0.01).weights == 0.002
+
+
+def test_the_least_is_below_what_the_comparison_of_methods_found():
+    path = Path(__file__).parents[3] / "benchmarks" / "results" / "methods_cpu.csv"
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    pruned = [row for row in rows if float(row["kept"]) < 1]
+    assert len(pruned) > 50
+    for row in pruned:
+        kept, effective = float(row["kept"]), float(row["effective"])
+        assert Least.of("weights", kept).weights <= effective
 
 
 def test_whole_channels_leave_before_anything_is_trained():
