@@ -18,7 +18,7 @@ from pipeline.core.record import parse
 from pipeline.core.target import Target
 from pipeline.report.search import write
 from pipeline.search import board
-from pipeline.search.engine import Watcher, chosen
+from pipeline.search.engine import chosen
 from pipeline.search.family import Space
 from pipeline.search.fit import fit
 from pipeline.search.trial import Outcome
@@ -61,18 +61,11 @@ def execute(
     terminal = console()
     seconds = None if minutes is None else 60 * minutes
 
-    def run(watcher: Watcher) -> list[Verdict]:
-        return fit(
+    shown = board.Board(terminal, None, engine.workers, _best)
+    with board.watching(shown, click.echo, quiet=quiet, as_json=as_json) as watcher:
+        verdicts = fit(
             loaded, sources, wanted, folder, engine, watcher, seconds=seconds, more=more
         )
-
-    if as_json:
-        verdicts = run(board.Json(click.echo))
-    elif quiet:
-        verdicts = run(board.Quiet())
-    else:
-        with board.Board(terminal, None, engine.workers, _best) as shown:
-            verdicts = run(shown)
     write(folder)
     if as_json:
         for verdict in verdicts:

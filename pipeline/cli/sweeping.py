@@ -15,7 +15,7 @@ from pipeline.core.errors import PareError
 from pipeline.core.own_code import importable_from_here
 from pipeline.report.search import combinations, write
 from pipeline.search import board
-from pipeline.search.engine import Watcher, chosen
+from pipeline.search.engine import chosen
 from pipeline.search.grid import axes, trials
 from pipeline.search.sweep import sweep
 from pipeline.search.trial import Outcome
@@ -50,16 +50,9 @@ def execute(
     engine = chosen(workers, ray, cpus=cpus)
     terminal = console()
 
-    def run(watcher: Watcher) -> list[Outcome]:
-        return sweep(wanted, folder, engine, watcher, grid=[*grid], seeds=seeds)
-
-    if as_json:
-        outcomes = run(board.Json(click.echo))
-    elif quiet:
-        outcomes = run(board.Quiet())
-    else:
-        with board.Board(terminal, len(wanted), engine.workers, _best) as shown:
-            outcomes = run(shown)
+    shown = board.Board(terminal, len(wanted), engine.workers, _best)
+    with board.watching(shown, click.echo, quiet=quiet, as_json=as_json) as watcher:
+        outcomes = sweep(wanted, folder, engine, watcher, grid=[*grid], seeds=seeds)
     report = write(folder)
     if as_json:
         click.echo(json.dumps({"event": "report", "path": str(folder / "search.html")}))

@@ -379,11 +379,19 @@ def _with_override(values: Mapping[str, Any], text: str) -> dict[str, Any]:
     path = [part.strip() for part in key.split(".")]
     if not equals or not all(path):
         raise PareError(f"--set {text!r} is not of the form table.key=value.")
+    return _replaced(values, path, value_of(value), text)
+
+
+def value_of(text: str) -> Any:
+    """Return what a text stands for: a value of TOML, or else the text itself.
+
+    >>> value_of("0.5"), value_of("[1, 2]"), value_of("reparam")
+    (0.5, [1, 2], 'reparam')
+    """
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
+        return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        parsed = value
-    return _replaced(values, path, parsed, text)
+        return text
 
 
 def _replaced(

@@ -96,23 +96,38 @@ class RunDir:
         Raises:
             PareError: another process is working in the folder, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise PareError(f"cannot write to {self.path}: {error.strerror}.") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PareError(
-                    f"another process is running in {self.path}. Wait for it, or choose "
-                    "another folder with --out."
-                ) from None
+        with only_writer(self.path, "process"):
             yield
 
     def _partial(self, number: int, stage: str) -> Path:
         return self.path / f"{number}-{stage}.partial"
+
+
+@contextmanager
+def only_writer(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder, made where there is none, against a second writer.
+
+    Args:
+        folder: that is written.
+        what: the word for who else may hold it, ``process`` or ``search``.
+
+    Raises:
+        PareError: another one holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise PareError(f"cannot write to {folder}: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PareError(
+                f"another {what} is running in {folder}. Wait for it, or choose "
+                "another folder with --out."
+            ) from None
+        yield
 
 
 def device_profiles(run: Path, target: str) -> Path:

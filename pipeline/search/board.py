@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.epoch import Epoch
+from pipeline.search.engine import Watcher
 from pipeline.search.trial import Outcome, Trial
 
 
@@ -144,6 +146,27 @@ class Board:
             return None
         open_ = max(0, self._planned - len(self._ended))
         return open_ * sum(self._fresh) / len(self._fresh) / self._workers
+
+
+@contextmanager
+def watching(
+    board: Board, write: Callable[[str], object], *, quiet: bool, as_json: bool
+) -> Iterator[Watcher]:
+    """Yield who is told what happens: lines of JSON, nobody, or the board.
+
+    Args:
+        board: shown while it is watched.
+        write: takes a line of JSON.
+        quiet: say nothing.
+        as_json: say it for scripts.
+    """
+    if as_json:
+        yield Json(write)
+    elif quiet:
+        yield Quiet()
+    else:
+        with board as shown:
+            yield shown
 
 
 def told(outcome: Outcome) -> str:

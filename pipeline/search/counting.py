@@ -6,6 +6,7 @@ below. A network whose least breaks a limit in every number format is not worth 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -174,10 +175,8 @@ class Counting:
             macs: that are left.
         """
         model, shape = self._network(member)
-        own = Counted(model, shape, Least.of_member(member))
-        left = own.least.model_copy(update=own.parts(parameters, macs))
-        exact = Counted(model, shape, left)
-        return {target.id: exact.hope(target) for target in self._targets}
+        left = Counted(model, shape, Least.of_member(member)).left(parameters, macs)
+        return {target.id: left.hope(target) for target in self._targets}
 
     def _network(self, member: Member) -> tuple[nn.Module, tuple[int, int, int]]:
         choice = member.trial.recipe.data
@@ -220,10 +219,13 @@ class Counted:
             forms.append(Hope(possible=False, broken=broken, form=candidate.file))
         return min(forms, key=lambda one: (len(one.broken), one.form))
 
-    def parts(self, parameters: int, macs: int) -> dict[str, float]:
-        """Return what parts of the network so many parameters and MACs are."""
+    def left(self, parameters: int, macs: int) -> Counted:
+        """Return the same network, of which so many parameters and MACs are left."""
         graph, _ = self._counted(1)
-        return {"weights": parameters / self._parameters, "macs": macs / graph.macs}
+        parts = {"weights": parameters / self._parameters, "macs": macs / graph.macs}
+        other = copy.copy(self)  # what was counted of the network is counted for both
+        other.least = self.least.model_copy(update=parts)
+        return other
 
     def least_bytes(self, format: Format, dtype: Dtype) -> int:  # noqa: A002
         """Return what a file of this form weighs at least."""

@@ -34,7 +34,8 @@ class Turns:
 
     def __init__(self, first_keys: Callable[[Trial], tuple[str, ...]]) -> None:
         """Take what tells the keys of what a trial computes first."""
-        self._keys_of = first_keys
+        self._first_keys = first_keys
+        self._keys: dict[str, tuple[str, ...]] = {}
         self._made: set[str] = set()
         self.running: dict[str, tuple[str, ...]] = {}
 
@@ -47,6 +48,12 @@ class Turns:
                 self.running[trial.name] = keys
                 return trial
         return None
+
+    def _keys_of(self, trial: Trial) -> tuple[str, ...]:
+        """Return a trial's keys, computed once: it is asked for them as often as it waits."""
+        if trial.name not in self._keys:
+            self._keys[trial.name] = self._first_keys(trial)
+        return self._keys[trial.name]
 
     def ended(self, outcome: Outcome) -> None:
         """Note that a trial has ended; what it finished is there for others."""

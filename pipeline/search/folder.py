@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.core.errors import PareError
-from pipeline.core.rundir import read_json, write_json
+from pipeline.core.rundir import only_writer, read_json, write_json
 from pipeline.search.trial import Outcome, Trial
 
 _OUTCOMES = "outcomes"
@@ -64,19 +64,8 @@ class SearchDir:
         Raises:
             PareError: another process searches in it, or it cannot be written.
         """
-        try:
-            self.shelf.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise PareError(f"cannot write to {self.path}: {error.strerror}.") from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PareError(
-                    f"another search is running in {self.path}. Wait for it, or choose "
-                    "another folder with --out."
-                ) from None
+        with only_writer(self.path, "search"):
+            self.shelf.mkdir(exist_ok=True)
             yield
 
     @contextmanager

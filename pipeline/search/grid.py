@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.errors import PareError
-from pipeline.core.recipe import Recipe
+from pipeline.core.recipe import Recipe, value_of
 from pipeline.core.record import digest
 from pipeline.search.trial import Trial
 
@@ -114,7 +112,7 @@ def _combined(
     numbered = len(str(first + seeds - 1))
     for values in itertools.product(*(values for _, values in grid)):
         texts = [f"{key}={value}" for (key, _), value in zip(grid, values, strict=True)]
-        settings = {key: _parsed(v) for (key, _), v in zip(grid, values, strict=True)}
+        settings = {key: value_of(v) for (key, _), v in zip(grid, values, strict=True)}
         for seed in range(first, first + seeds):
             more = [*texts, f"seed={seed}"] if seeds > 1 else texts
             recipe = _load(source, [*overrides, *more])
@@ -147,13 +145,6 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += sign
     return parts
-
-
-def _parsed(value: str) -> Any:
-    try:
-        return tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
-        return value
 
 
 def _name(texts: Sequence[str]) -> str:
